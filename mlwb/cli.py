@@ -37,17 +37,16 @@ def _options(
 # %% ../notebooks/lib/90_cli.ipynb #entry
 def main():
     "The entry point of the command `mlwb`: 0 done, 1 failed, 2 bad usage or input, 3 a gate said no."
-    import click
     try: code = app(standalone_mode=False)
     except MlwbError as e: code = _fail(e, e.exit_code)
-    except click.exceptions.Abort: code = 130
-    except click.ClickException as e:
-        e.show()
-        code = e.exit_code
-    except KeyboardInterrupt: code = 130
+    except (KeyboardInterrupt, typer.Abort): code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 1
+    except Exception as e:
+        if not hasattr(e, "show"): raise  # not one of click's usage errors, whose class depends on typer's version
+        e.show()
+        code = 2
     sys.exit(code if isinstance(code, int) else 0)
 
 def _fail(e, code):

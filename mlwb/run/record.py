@@ -103,17 +103,6 @@ def draft(
                    "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")})
     return run
 
-# %% ../../notebooks/lib/run/02_record.ipynb #frame-digest
-def _frame_digest(frame) -> str:
-    import hashlib
-
-    import pyarrow as pa
-    table = frame.to_arrow() if hasattr(frame, "to_arrow") else pa.Table.from_pandas(frame)
-    h = hashlib.sha256(repr([(f.name, str(f.type)) for f in table.schema]).encode("utf-8", "surrogatepass"))
-    for column in table.columns:
-        for value in (column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)).to_pylist(): h.update(repr(value).encode("utf-8", "surrogatepass") + b"\0")
-    return "sha256:" + h.hexdigest()
-
 # %% ../../notebooks/lib/run/02_record.ipynb #save-artifact
 def save_artifact(
     run: Run,
@@ -128,10 +117,13 @@ def save_artifact(
         return {"kind": f"{type(value).__module__}:{type(value).__qualname__}", "file": f"{slug(stage)}/{slug(name)}", "digest": value.digest()}
     if hasattr(value, "to_parquet") or hasattr(value, "write_parquet"):
         import io
+
+        from mlwb.data.frames import frame
+        from mlwb.data.store import digest as frame_digest
         buffer = io.BytesIO()
         getattr(value, "to_parquet", None)(buffer) if hasattr(value, "to_parquet") else value.write_parquet(buffer)
         publish(folder / f"{slug(name)}.parquet", buffer.getvalue())
-        return {"kind": "frame", "file": f"{slug(stage)}/{slug(name)}.parquet", "digest": _frame_digest(value)}
+        return {"kind": "frame", "file": f"{slug(stage)}/{slug(name)}.parquet", "digest": frame_digest(frame(value))}
     try: text = dumps(value)
     except TypeError as e:
         raise InputError(f"The stage {stage!r} can't save {name!r}: {e}. An artifact is a frame, a result of mlwb, plain values, or an "
