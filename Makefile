@@ -36,8 +36,9 @@ export: $(STAMP) ## write mlwb/ from the notebooks, and clean these
 
 messages: $(STAMP) ## collect the messages of the code into the Korean catalogue, keeping its translations
 	@pot=$$(mktemp) && trap 'rm -f "$$pot"' EXIT && \
-	$(BIN)/pybabel -q extract -F pyproject.toml -k msg -k _ --no-location --sort-output --omit-header -o "$$pot" mlwb && \
-	$(BIN)/pybabel -q update -i "$$pot" -d mlwb/locale -D mlwb -l ko --no-fuzzy-matching --ignore-obsolete --omit-header --no-wrap
+	$(BIN)/pybabel -q extract -F pyproject.toml -k msg -k _ --no-location --sort-output --project=mlwb --version=0 -o "$$pot" . && \
+	$(BIN)/pybabel -q update -i "$$pot" -d mlwb/locale -D mlwb -l ko --no-fuzzy-matching --ignore-obsolete --no-wrap \
+	  --ignore-pot-creation-date
 	@$(BIN)/python -m pytest tests/test_repo.py -k catalogue
 
 bench: $(STAMP) ## the benchmarks; each writes a table to benchmarks/results/

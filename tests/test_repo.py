@@ -207,7 +207,9 @@ def test_korean_catalogue_holds_nothing_that_is_not_said():
 
 # --- the tests themselves ---------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("ci, expected", [("true", {"failed": 1, "error": 2, "passed": 1, "skipped": 1}), ("", {"passed": 1, "skipped": 4})])
+@pytest.mark.parametrize("ci, expected", [
+    ("true", {"failed": 1, "error": 2, "passed": 1, "skipped": 1}),
+    ("", {"passed": 1, "skipped": 4})])
 def test_ci_accepts_no_skip_of_a_data_or_browser_test(tmp_path, ci, expected):
     (tmp_path / "conftest.py").write_text((REPO / "tests" / "conftest.py").read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  data: x\n  browser: x\n", encoding="utf-8")
