@@ -27,6 +27,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 # the main job in numbers: what the stage notebooks' parameters say
 LEAKS = ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"]
+PROXIES = ["year", "month"]  # one value in training, or none that comes back
 CUTS = ["2013-04-01", "2013-05-01", "2013-07-01"]  # train | validation | test | monitor
 SEARCH_ROWS, TRIALS, EPOCHS, SEED = 25_000, 12, 5, 0
 BOOTSTRAPS, EXPLAIN_ROWS = 200, 1_000
@@ -72,28 +73,25 @@ def explore(table):
 
 
 def prepare(table):
-    """The parts by time, and the untrained preprocessing."""
+    """The parts by time, and the untrained encoding: numbers as they are, a column a level, the mean target where levels are many."""
     import numpy as np
     import pandas as pd
     from sklearn.compose import ColumnTransformer
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
-    frame = table.drop(*LEAKS, "year").to_pandas()
+    from sklearn.preprocessing import OneHotEncoder, TargetEncoder
+    frame = table.drop(*LEAKS, *PROXIES).to_pandas()
     at = frame.pop("sched_dep")
-    frame["weekday"] = at.dt.day_of_week
+    frame["weekday"] = at.dt.weekday
     y = frame.pop("late").map({True: 1, False: 0}).to_numpy(dtype=float, na_value=np.nan)
-    cuts = [pd.Timestamp(c) for c in CUTS]
-    edges = [0, *(int(at.searchsorted(c)) for c in cuts), len(at)]
+    edges = [0, *(int(at.searchsorted(pd.Timestamp(c))) for c in CUTS), len(at)]
     parts = {name: slice(a, b) for name, a, b in zip(("train", "validation", "test", "monitor"), edges, edges[1:])}
     numbers = [c for c in frame if pd.api.types.is_numeric_dtype(frame[c])]
-    categories = [c for c in frame if c not in numbers]
-    onehot = OneHotEncoder(min_frequency=50, max_categories=100, handle_unknown="infrequent_if_exist", sparse_output=False,
-                           dtype=np.float32)
-    frame[categories] = frame[categories].astype(object).where(frame[categories].notna(), "(missing)")
-    return frame, y, at, parts, ColumnTransformer([
-        ("number", make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler()), numbers),
-        ("category", onehot, categories)])
+    texts = [c for c in frame if c not in numbers]
+    frame[texts] = frame[texts].astype(object).where(frame[texts].notna(), "(missing)")
+    few = [c for c in texts if frame[c].iloc[parts["train"]].nunique() <= 30]
+    onehot = OneHotEncoder(min_frequency=20, handle_unknown="infrequent_if_exist", sparse_output=False, dtype=np.float32)
+    means = TargetEncoder(target_type="binary", smooth=20., cv=5, random_state=SEED)
+    return frame, y, at, parts, ColumnTransformer([("numbers", "passthrough", numbers), ("categories", onehot, few),
+                                                   ("means", means, [c for c in texts if c not in few])], sparse_threshold=0)
 
 
 def estimators():
@@ -101,13 +99,21 @@ def estimators():
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
     return {
-        "logistic": (lambda t: {"C": t.suggest_float("C", 1e-3, 10, log=True)}, lambda p: LogisticRegression(max_iter=200, **p)),
+        "logistic": (lambda t: {"C": t.suggest_float("C", 1e-3, 10, log=True)}, lambda p: scaled(LogisticRegression(max_iter=200, **p))),
         "hgb": (lambda t: {"learning_rate": t.suggest_float("learning_rate", .03, .3, log=True),
                            "max_leaf_nodes": t.suggest_int("max_leaf_nodes", 8, 64, log=True),
                            "min_samples_leaf": t.suggest_int("min_samples_leaf", 10, 200, log=True)},
                 lambda p: HistGradientBoostingClassifier(max_iter=100, random_state=SEED, **p)),
         "mlp": (lambda t: {"width": t.suggest_int("width", 16, 128, log=True), "lr": t.suggest_float("lr", 3e-4, 1e-2, log=True)}, mlp),
     }
+
+
+def scaled(estimator):
+    """With gaps filled and numbers scaled, for what is not made of trees."""
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    return make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), estimator)
 
 
 def mlp(p):
@@ -122,8 +128,8 @@ def mlp(p):
 
         def forward(self, x): return self.layers(x)
     torch.manual_seed(SEED)
-    return NeuralNetClassifier(Net, module__width=p["width"], criterion=torch.nn.CrossEntropyLoss, optimizer=torch.optim.Adam, lr=p["lr"],
-                               max_epochs=EPOCHS, batch_size=256, train_split=None, verbose=0)
+    return scaled(NeuralNetClassifier(Net, module__width=p["width"], criterion=torch.nn.CrossEntropyLoss, optimizer=torch.optim.Adam,
+                                      lr=p["lr"], max_epochs=EPOCHS, batch_size=256, train_split=None, verbose=0))
 
 
 def train(frame, y, parts, prepare_):
@@ -137,9 +143,9 @@ def train(frame, y, parts, prepare_):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rows = {p: np.flatnonzero(~np.isnan(y[s])) + s.start for p, s in parts.items()}
     newest, valid = rows["train"][-SEARCH_ROWS:], rows["validation"]
-    prep = clone(prepare_).fit(frame.iloc[newest])
-    X, Xv = prep.transform(frame.iloc[newest]).astype(np.float32), prep.transform(frame.iloc[valid]).astype(np.float32)
     t, tv = y[newest].astype(np.int64), y[valid].astype(np.int64)
+    prep = clone(prepare_)
+    X, Xv = prep.fit_transform(frame.iloc[newest], t).astype(np.float32), prep.transform(frame.iloc[valid]).astype(np.float32)
     scores = [(roc_auc_score(tv, DummyClassifier(strategy="prior").fit(X, t).predict_proba(Xv)[:, 1]), "dummy", {})]
     kinds = estimators()
     for i, (name, (suggest, make)) in enumerate(kinds.items()):
@@ -190,11 +196,10 @@ def explain(name, model, frame, rows):
     import numpy as np
     import shap
     some = np.random.default_rng(SEED).choice(rows["test"], EXPLAIN_ROWS, replace=False)
-    X, net = model[:-1].transform(frame.iloc[some]), model[-1]
-    if name == "hgb": return shap.TreeExplainer(net).shap_values(X)
-    if name == "logistic": return shap.LinearExplainer(net, X).shap_values(X)
-    back = X[:20]
-    return shap.PermutationExplainer(lambda x: net.predict_proba(np.float32(x))[:, 1], back).shap_values(X[:100], npermutations=1)
+    X, fitted = model[:-1].transform(frame.iloc[some]), model[-1]
+    if name == "hgb": return shap.TreeExplainer(fitted).shap_values(X)
+    if name == "logistic": return shap.LinearExplainer(fitted[-1], fitted[:-1].transform(X)).shap_values(fitted[:-1].transform(X))
+    return shap.PermutationExplainer(lambda x: fitted.predict_proba(np.float32(x))[:, 1], X[:20]).shap_values(X[:100], npermutations=1)
 
 
 def release(model, frame, parts):
