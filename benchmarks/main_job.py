@@ -95,16 +95,20 @@ def prepare(table):
 
 
 def estimators():
-    """Name → (suggest parameters, make): the three that are searched."""
+    """Name → (suggest parameters, make): the three that are searched, with the ranges of mlwb.model.estimators."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
     return {
-        "logistic": (lambda t: {"C": t.suggest_float("C", 1e-3, 10, log=True)}, lambda p: scaled(LogisticRegression(max_iter=200, **p))),
-        "hgb": (lambda t: {"learning_rate": t.suggest_float("learning_rate", .03, .3, log=True),
-                           "max_leaf_nodes": t.suggest_int("max_leaf_nodes", 8, 64, log=True),
-                           "min_samples_leaf": t.suggest_int("min_samples_leaf", 10, 200, log=True)},
-                lambda p: HistGradientBoostingClassifier(max_iter=100, random_state=SEED, **p)),
-        "mlp": (lambda t: {"width": t.suggest_int("width", 16, 128, log=True), "lr": t.suggest_float("lr", 3e-4, 1e-2, log=True)}, mlp),
+        "logistic": (lambda t: {"C": t.suggest_float("C", 1e-4, 10, log=True)},
+                     lambda p: scaled(LogisticRegression(max_iter=300, tol=1e-3, **p))),
+        "hgb": (lambda t: {"learning_rate": t.suggest_float("learning_rate", .02, .2, log=True),
+                           "max_leaf_nodes": t.suggest_int("max_leaf_nodes", 7, 63, log=True),
+                           "min_samples_leaf": t.suggest_int("min_samples_leaf", 20, 300, log=True),
+                           "l2_regularization": t.suggest_float("l2_regularization", 1e-3, 30, log=True),
+                           "max_features": t.suggest_float("max_features", .3, 1.)},
+                lambda p: HistGradientBoostingClassifier(random_state=SEED, **p)),
+        "mlp": (lambda t: {"hidden": t.suggest_categorical("hidden", [32, 64, 128]), "lr": t.suggest_float("lr", 5e-4, 2e-2, log=True),
+                           "dropout": t.suggest_float("dropout", 0, .4), "decay": t.suggest_float("decay", 1e-5, 1e-1, log=True)}, mlp),
     }
 
 
@@ -117,19 +121,16 @@ def scaled(estimator):
 
 
 def mlp(p):
-    """A network of one hidden layer."""
+    """A network of two hidden layers."""
     import torch
     from skorch import NeuralNetClassifier
-
-    class Net(torch.nn.Module):
-        def __init__(self, width):
-            super().__init__()
-            self.layers = torch.nn.Sequential(torch.nn.LazyLinear(width), torch.nn.ReLU(), torch.nn.Dropout(.1), torch.nn.Linear(width, 2))
-
-        def forward(self, x): return self.layers(x)
     torch.manual_seed(SEED)
-    return scaled(NeuralNetClassifier(Net, module__width=p["width"], criterion=torch.nn.CrossEntropyLoss, optimizer=torch.optim.Adam,
-                                      lr=p["lr"], max_epochs=EPOCHS, batch_size=256, train_split=None, verbose=0))
+
+    def block(): return [torch.nn.LazyLinear(p["hidden"]), torch.nn.ReLU(), torch.nn.Dropout(p["dropout"])]
+    net = torch.nn.Sequential(*block(), *block(), torch.nn.LazyLinear(2))
+    return scaled(NeuralNetClassifier(net, criterion=torch.nn.CrossEntropyLoss, optimizer=torch.optim.AdamW, lr=p["lr"],
+                                      optimizer__weight_decay=p["decay"], max_epochs=EPOCHS, batch_size=256, train_split=None,
+                                      iterator_train__shuffle=True, verbose=0))
 
 
 def train(frame, y, parts, prepare_):
