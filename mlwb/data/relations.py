@@ -77,7 +77,8 @@ def number_bins(x: np.ndarray):
     f = pl.Series(x[np.isfinite(x)]).sort().to_numpy()
     if not len(f): return np.full(len(x), -1), np.array([0.0])
     starts = f[np.concatenate([[True], f[1:] != f[:-1]])]
-    if len(starts) > FINE: starts = np.unique(f[np.linspace(0, len(f), FINE, endpoint=False).astype(int)])
+    fine = max(5, min(FINE, len(f) // 10))  # ten rows a bin at least
+    if len(starts) > fine: starts = np.unique(f[np.linspace(0, len(f), fine, endpoint=False).astype(int)])
     codes = np.searchsorted(starts, x, side="right") - 1
     codes[codes < 0] = 0  # -inf
     codes[np.isnan(x)] = -1
