@@ -12,6 +12,10 @@ _LAZY = {
     "drift": "mlwb.show.drift",
     # a stage notebook
     "stage": "mlwb.run.stage",
+    "goal": "mlwb.core.goal",
+    "acceptance": "mlwb.core.goal",
+    "search": "mlwb.model.search",
+    "evaluate": "mlwb.model.evaluate",
 }
 
 

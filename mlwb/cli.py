@@ -151,7 +151,7 @@ def lab(context: typer.Context):
     "Open the project in JupyterLab; further options go to `jupyter lab`."
     from mlwb.core.workspace import find_project
     project = find_project()
-    project.settings  # a broken settings.ini is said here, not in the first notebook
+    _ = project.settings  # a broken settings.ini is said here, not in the first notebook
     first = next(iter(sorted(project.stages.glob("*.ipynb"))), None)
     url = f"/lab/tree/{first.relative_to(project.root).as_posix()}" if first else "/lab"
     os.chdir(project.root)
@@ -244,7 +244,8 @@ def drift(
         console, table = Console(highlight=False), _table("column", "verdict", "effect", "p adjusted", "missing")
         for s in result.schema: console.print(Text(f"• {say(s['message'])}"))
         for c in result.columns:
-            table.add_row(Text(c.name), c.verdict, "" if c.effect is None else f"{c.effect:.3f}", "" if c.p_adjusted is None else f"{c.p_adjusted:.2g}", f"{c.missing_delta:+.1%}")
+            effect, p = ("" if x is None else f"{x:{form}}" for x, form in ((c.effect, ".3f"), (c.p_adjusted, ".2g")))
+            table.add_row(Text(c.name), c.verdict, effect, p, f"{c.missing_delta:+.1%}")
         console.print(f"{result.verdict}: {result.rows['current']:,} rows against {result.rows['reference']:,}")
         console.print(table)
         if out: print(f"view: {out}")

@@ -27,9 +27,11 @@ class Goal(Result):
     @property
     def summary(self) -> Message:
         "One sentence for the terminal and the report."
-        if self.task == "regression": return msg("{goal} · being wrong by one unit costs {cost:g} {currency}", goal=self.text, cost=self.costs["per_unit"], currency=self.currency)
-        return msg("{goal} · a miss costs {miss:g} {currency}, a false alarm {alarm:g}, a hit {hit:g}", goal=self.text, miss=self.costs["miss"],
-                   alarm=self.costs["false_alarm"], hit=self.costs["hit"], currency=self.currency)
+        c = self.costs
+        if self.task == "regression":
+            return msg("{goal} · being wrong by one unit costs {cost:g} {currency}", goal=self.text, cost=c["per_unit"], currency=self.currency)
+        return msg("{goal} · a miss costs {miss:g}, a false alarm {alarm:g}, a hit {hit:g} {currency}", goal=self.text, miss=c["miss"],
+                   alarm=c["false_alarm"], hit=c["hit"], currency=self.currency)
 
 # %% ../../notebooks/lib/core/07_goal.ipynb #goal-fn
 def goal(
@@ -49,7 +51,8 @@ def goal(
         if per_unit <= 0: raise InputError(f"cost_per_unit is {per_unit:g}: being wrong must cost more than nothing.")
         return Goal(settings.target, settings.task, text.strip(), currency, {"per_unit": per_unit})
     if miss <= hit: raise InputError(f"A miss costs {miss:g} and a hit {hit:g}: then flagging never pays. cost_miss must be larger than cost_hit.")
-    if false_alarm <= 0: raise InputError(f"A false alarm costs {false_alarm:g}: then flagging everything is best and no model is needed. cost_false_alarm must be above 0.")
+    if false_alarm <= 0:
+        raise InputError(f"A false alarm costs {false_alarm:g}: then flagging everything is best and no model is needed. cost_false_alarm must be above 0.")
     return Goal(settings.target, settings.task, text.strip(), currency, {"hit": hit, "false_alarm": false_alarm, "miss": miss, "rest": 0.0})
 
 # %% ../../notebooks/lib/core/07_goal.ipynb #acceptance

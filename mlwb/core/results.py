@@ -64,6 +64,11 @@ class Result:
         "Rebuild a result from `to_json`'s dict."
         return _build(cls, {k: v for k, v in d.items() if k != "type"})
 
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        "Shown in a notebook as its view; loaded only when shown."
+        from mlwb.show.views import view
+        return view(self)._repr_mimebundle_()
+
     def digest(self) -> str:
         "sha256 of the canonical JSON: equal content, equal digest."
         return digest_json(self.to_json())

@@ -9,7 +9,6 @@ __all__ = ['ANSI', 'Client', 'transport', 'Engine', 'failure']
 import os, re, sys, tempfile
 from collections.abc import Callable
 from contextlib import contextmanager
-from pathlib import Path
 
 from traitlets.config import Config
 from papermill.clientwrap import PapermillNotebookClient
@@ -20,7 +19,8 @@ class Client(PapermillNotebookClient):
     "A notebook client that keeps the state of every code cell in the notebook's metadata."
     def __init__(self, nb_man, on_cell: Callable | None = None, **kw):
         super().__init__(nb_man, on_cell_start=self._start, on_cell_executed=self._executed, on_cell_error=self._executed, **kw)
-        self.states = {i: "not-run" for i, c in enumerate(self.nb.cells) if c.cell_type == "code" and c.source.strip() and "skip-execution" not in c.metadata.get("tags", [])}
+        runs = lambda c: c.cell_type == "code" and c.source.strip() and "skip-execution" not in c.metadata.get("tags", [])
+        self.states = {i: "not-run" for i, c in enumerate(self.nb.cells) if runs(c)}
         self._tell = on_cell or (lambda index, state: None)
 
     def _set(self, index, state):
@@ -80,7 +80,8 @@ def failure(
     if meta.get("done"): return None
     cells = [c for c in nb.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
     at = next((int(i) for i, s in meta.get("cells", {}).items() if s != "ok"), None)
-    if at is None or at >= len(cells): return {"cell": None, "id": "", "state": "killed", "kind": "", "message": "no cell has run", "source": "", "traceback": ""}
+    if at is None or at >= len(cells):
+        return {"cell": None, "id": "", "state": "killed", "kind": "", "message": "no cell has run", "source": "", "traceback": ""}
     cell, injected = cells[at], sum("injected-parameters" in c.metadata.get("tags", []) for c in cells[:at])
     error = next((o for o in cell.get("outputs", []) if o.get("output_type") == "error"), {})
     return {"cell": at - injected, "id": cell.get("id", ""), "state": meta["cells"][str(at)], "kind": error.get("ename", ""),

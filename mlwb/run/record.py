@@ -6,9 +6,8 @@
 __all__ = ['Run', 'new_run', 'list_runs', 'latest', 'find_run', 'draft', 'save_artifact', 'find_artifact', 'load_artifact']
 
 # %% ../../notebooks/lib/run/02_record.ipynb #record-imports
-import datetime, json, os, secrets
+import datetime, json, secrets
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ def save_artifact(
         raise InputError(f"The stage {stage!r} can't save {name!r}: {e}. An artifact is a frame, a result of mlwb, plain values, or an "
                          "object with `save(dir)` and `digest()`.") from e
     publish(folder / f"{slug(name)}.json", text)
-    return {"kind": "json", "file": f"{slug(stage)}/{slug(name)}.json", "digest": value.digest() if isinstance(value, Result) else digest_json(value)}
+    return {"kind": "json", "file": f"{slug(stage)}/{slug(name)}.json", "digest": digest_json(value.to_json() if isinstance(value, Result) else value)}
 
 # %% ../../notebooks/lib/run/02_record.ipynb #find-artifact
 def find_artifact(

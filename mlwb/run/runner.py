@@ -6,17 +6,16 @@
 __all__ = ['State', 'kernel_env', 'execute_stage', 'Quiet', 'run_pipeline', 'document', 'run_verdict', 'exit_code']
 
 # %% ../../notebooks/lib/run/05_runner.ipynb #runner-imports
-import datetime, os, sys, time
-from dataclasses import dataclass, field
+import datetime, os, time
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.environment import code_digest, environment
-from ..core.errors import InputError, MlwbError
 from ..core.messages import msg, say
 from ..core.results import plain
 from ..core.workspace import Project
 from .graph import descendants, read_stages, run_parameters
-from .record import Run, latest, list_runs, new_run
+from .record import Run, new_run
 
 # %% ../../notebooks/lib/run/05_runner.ipynb #state
 @dataclass
@@ -37,8 +36,8 @@ def kernel_env(
 ) -> dict:
     "What a stage's kernel has in its environment beside the user's own."
     cap = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // 2))
-    return {"MLWB_PROJECT": str(run.project.root), "MLWB_RUN": run.name, "OMP_NUM_THREADS": cap, "POLARS_MAX_THREADS": os.environ.get("POLARS_MAX_THREADS") or cap,
-            "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED") or "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    own = {"OMP_NUM_THREADS": cap, "POLARS_MAX_THREADS": cap, "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {k: os.environ.get(k) or v for k, v in own.items()} | {"MLWB_PROJECT": str(run.project.root), "MLWB_RUN": run.name}
 
 # %% ../../notebooks/lib/run/05_runner.ipynb #execute
 def execute_stage(
@@ -141,8 +140,8 @@ def document(
     record = run.record()
     metrics, stages = {}, record.get("stages", [])
     for s in stages: metrics |= run.stage_record(s["name"]).get("metrics", {})
-    return {"run": run.name, "status": record.get("status"), "metrics": metrics, "verdict": say(run_verdict(run)), "report": str(report or ""),
-            "stages": [{**{k: s[k] for k in ("name", "status", "seconds", "reason")}, "verdict": say(s["verdict"]), "error": _brief(s["error"])} for s in stages]}
+    shown = [{**{k: s[k] for k in ("name", "status", "seconds", "reason")}, "verdict": say(s["verdict"]), "error": _brief(s["error"])} for s in stages]
+    return {"run": run.name, "status": record.get("status"), "stages": shown, "metrics": metrics, "verdict": say(run_verdict(run)), "report": str(report or "")}
 
 def _brief(error): return error and {k: error[k] for k in ("cell", "id", "kind", "message")}
 

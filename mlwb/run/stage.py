@@ -7,12 +7,11 @@ __all__ = ['Stage', 'Verdict', 'stage']
 
 # %% ../../notebooks/lib/run/03_stage.ipynb #stage-imports
 import os
-from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError, MissingInput, UsageError, unknown
-from ..core.messages import Message, msg, say, set_language
-from ..core.results import plain
+from ..core.messages import Message, say, set_language
+from ..core.results import Result, plain
 from ..core.settings import Settings
 from ..core.workspace import Project, find_project
 from .record import Run, draft, find_artifact, load_artifact, save_artifact
@@ -50,7 +49,8 @@ def load(
     "Load an artifact of an earlier stage."
     if name not in self.needs: raise unknown(f"input of stage {self.name}", name, self.needs, "A stage loads what its `needs=` lists.")
     if not find_artifact(self.run, name):
-        raise MissingInput(f"The stage {self.name!r} needs {name!r}, and nobody has made it yet. Run {_maker(self.project, name)} first, or everything: mlwb run")
+        raise MissingInput(f"The stage {self.name!r} needs {name!r}, and nobody has made it yet. "
+                           f"Run {_maker(self.project, name)} first, or everything: mlwb run")
     value = load_artifact(self.run, name)
     if hasattr(value, "bind"): value.bind(lambda: value.table.pandas(self.project))
     return value
@@ -79,13 +79,16 @@ def save(
 @patch
 def verdict(
     self: Stage,
-    message: Message | str,       # one sentence
+    message: Message | str | Result,  # one sentence; a result says its own
     rejected: bool = False,       # a gate said no: what depends on this stage is skipped
     metrics: dict | None = None,  # name → number, for `mlwb run --json`
 ) -> "Verdict":
     "End the stage."
     if missing := [n for n in self.produces if n not in self._record["outputs"]]:
         raise UsageError(f"The stage {self.name!r} ends without having saved {', '.join(map(repr, missing))}, which its `produces=` lists.")
+    if isinstance(message, Result):
+        from mlwb.show.views import view
+        message = view(message).summary()
     self._record |= {"verdict": plain(message), "rejected": bool(rejected), "metrics": plain(metrics or {}), "complete": True}
     self.run.write_stage(self.name, self._record)
     return Verdict(self, message, rejected)

@@ -1,0 +1,254 @@
+"""The whole lifecycle for real: kernels, notebooks, models, reports."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+STAGES = ["frame", "extract", "validate", "explore", "prepare", "train", "evaluate", "explain", "approve", "release", "monitor"]
+LEAKS = ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"]
+
+
+def artifact(root, document, name):
+    from mlwb.core.workspace import Project
+    from mlwb.run.record import Run, load_artifact
+    return load_artifact(Run(Project(root), document["run"]), name)
+
+
+def statuses(document): return {s["name"]: s["status"] for s in document["stages"]}
+
+
+@pytest.fixture(scope="session")
+def adult(cli, make_project, data_dir):
+    """Adult: classification, strings, missing values, no time; with a goal and costs as init writes them."""
+    root = make_project(data_dir / "adult.parquet", "class", name="adult")
+    done = cli("run", "--json", "--env", "quick", cwd=root)
+    assert done.returncode == 0, done.stderr
+    return root, done.json
+
+
+@pytest.fixture(scope="session")
+def bike(cli, make_project, data_dir):
+    """Bike rental: regression, ordered by time, two columns that add up to the target."""
+    root = make_project(data_dir / "bike_hourly.parquet", "cnt", time="ts", name="bike")
+    done = cli("run", "--json", "--env", "quick", cwd=root)
+    assert done.returncode == 0, done.stderr
+    return root, done.json
+
+
+@pytest.fixture(scope="session")
+def flights(cli, make_project):
+    """The main job, as `make run` does it."""
+    pytest.importorskip("torch")
+    root = make_project("demo:flights", "late", time="sched_dep", name="flights")
+    done = cli("run", "--json", cwd=root)
+    assert done.returncode == 0, done.stderr
+    return root, done.json
+
+
+class TestFlights:
+    def test_eleven_stages_and_a_metric(self, flights):
+        root, document = flights
+        assert document["status"] == "done" and [s["name"] for s in document["stages"]] == STAGES
+        assert set(statuses(document).values()) == {"ok"} and .5 < document["metrics"]["test_auc"] < 1
+        assert all(s["seconds"] > 0 and s["verdict"] for s in document["stages"])
+        assert Path(document["report"]).is_file() and (root / "reports" / "index.html").is_file()
+
+    def test_the_join(self, flights):
+        root, document = flights
+        table = artifact(root, document, "table")
+        assert table.rows == 336_776
+        split = artifact(root, document, "split")
+        assert sum(p.rows - p.labelled for p in split.parts) == 9_430
+        assert [p.start[:10] for p in split.parts] == ["2013-01-01", "2013-04-01", "2013-05-01", "2013-07-01"]
+
+    def test_no_leak_reaches_the_model(self, flights):
+        root, document = flights
+        model, note = artifact(root, document, "model"), artifact(root, document, "acquisition")
+        assert sorted(note.unknown_at_prediction) == sorted(LEAKS)
+        assert not set(LEAKS) & set(model.columns) and "late" not in model.columns
+        assert set(LEAKS) <= set(artifact(root, document, "leaks").dropped)
+
+    def test_at_least_as_good_as_a_plain_booster(self, flights):
+        """The same columns, the same months, scikit-learn's defaults with its own handling of categories and gaps."""
+        import pandas as pd
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        from sklearn.metrics import roc_auc_score
+
+        from mlwb.core.workspace import Project
+        root, document = flights
+        split, model = artifact(root, document, "split"), artifact(root, document, "model")
+        split.bind(split.table.pandas(Project(root)))
+
+        def plain(part):
+            df = split.frame(part)
+            x = pd.DataFrame({c: (df[c].astype("float64") if pd.api.types.is_numeric_dtype(df[c]) else df[c].astype("int64") / 1e15
+                                  if pd.api.types.is_datetime64_any_dtype(df[c]) else df[c].astype("category").cat.set_categories(levels[c])) for c in model.columns})
+            return x, df[split.target].astype(int)
+        train = split.frame("train+validation")
+        levels = {c: train[c].value_counts().index[:250] for c in model.columns if not pd.api.types.is_numeric_dtype(train[c])}
+        x, y = plain("train+validation")
+        peer = HistGradientBoostingClassifier(random_state=0, categorical_features="from_dtype").fit(x, y)
+        for part in ("test", "monitor"):
+            x, y = plain(part)
+            theirs, ours = roc_auc_score(y, peer.predict_proba(x)[:, 1]), roc_auc_score(y, model.score(split.frame(part)))
+            print(f"{part}: plain {theirs:.4f}, champion {ours:.4f}")
+            assert ours >= theirs - .005
+        assert document["metrics"]["test_auc"] == pytest.approx(roc_auc_score(split.frame("test")["late"].astype(int), model.score(split.frame("test"))), abs=1e-6)
+
+    def test_trials_are_in_mlflow(self, flights):
+        from mlwb.core.tracking import client, experiment
+        from mlwb.core.workspace import Project
+        root, document = flights
+        project = Project(root)
+        runs = client(project).search_runs([experiment(project)], max_results=100)
+        trials = [r for r in runs if "trial" in (r.data.tags.get("mlwb.kind") or "")]
+        assert len(trials) >= 12
+        assert all(r.data.params and r.data.metrics and "mlwb.data" in r.data.tags and "mlwb.code" in r.data.tags for r in trials)
+
+    def test_again_with_nothing_changed(self, cli, flights):
+        """The champion met again is fine, and is not registered twice."""
+        from mlwb.core.tracking import client
+        from mlwb.core.workspace import Project
+        root, first = flights
+        done = cli("run", "--json", cwd=root)
+        assert done.returncode == 0, done.stderr
+        assert artifact(root, done.json, "approval").decision == "already champion"
+        assert artifact(root, done.json, "table").version == artifact(root, first, "table").version
+        assert len(client(Project(root)).search_model_versions(f"name='{Project(root).settings.name}'")) == 1
+        for name in ("model", "split", "features", "evaluation", "explanation"):
+            assert digests(root, first)[name] == digests(root, done.json)[name], name
+
+
+def digests(root, document):
+    from mlwb.core.workspace import Project
+    from mlwb.run.record import Run
+    run = Run(Project(root), document["run"])
+    return {n: o["digest"] for s in STAGES for n, o in run.stage_record(s).get("outputs", {}).items()}
+
+
+class TestOwnData:
+    def test_adult(self, adult):
+        root, document = adult
+        assert document["status"] == "done" and document["metrics"]["test_auc"] > .91
+        assert not artifact(root, document, "leaks").dropped
+
+    def test_bike_names_both_leaks(self, bike):
+        root, document = bike
+        assert sorted(artifact(root, document, "leaks").dropped) == ["casual", "registered"]
+        assert not {"casual", "registered", "cnt"} & set(artifact(root, document, "model").columns)
+        assert document["metrics"]["test_r2"] > .5
+
+    def test_the_copy_is_the_one_that_runs(self, cli, project_dir):
+        path = project_dir / "notebooks" / "stages" / "00_frame.ipynb"
+        nb = json.loads(path.read_text(encoding="utf-8"))
+        nb["cells"][-1]["source"] = "".join(nb["cells"][-1]["source"]).replace("stage.verdict(frame)", 'stage.verdict("edited by hand")')
+        path.write_text(json.dumps(nb), encoding="utf-8")
+        done = cli("run", "--json", "--env", "quick", cwd=project_dir)
+        assert done.json["stages"][0]["verdict"] == "edited by hand"
+
+    def test_a_stage_dropped_in_belongs_to_the_pipeline(self, cli, project_dir):
+        import nbformat
+        cells = [nbformat.v4.new_code_cell("import mlwb\nstage = mlwb.stage('count', needs=['table'], produces=['count'])"),
+                 nbformat.v4.new_code_cell("stage.save(count={'rows': stage.load('table').rows}); stage.verdict('counted')")]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), project_dir / "notebooks" / "stages" / "15_count.ipynb")
+        done = cli("run", "--json", "--env", "quick", cwd=project_dir)
+        assert statuses(done.json)["count"] == "ok" and artifact(project_dir, done.json, "count") == {"rows": 600}
+
+
+class TestFailure:
+    def test_a_failing_stage_names_its_cell_and_keeps_its_notebook(self, cli, project_dir):
+        import nbformat
+        path = project_dir / "notebooks" / "stages" / "30_explore.ipynb"
+        nb = nbformat.read(path, 4)
+        at = len(nb.cells) - 1
+        nb.cells[at].source = "columns = ['a']\ncolumns[7]"
+        nbformat.write(nb, path)
+        done = cli("run", "--json", "--env", "quick", cwd=project_dir)
+        assert done.returncode == 1
+        error = next(s for s in done.json["stages"] if s["name"] == "explore")["error"]
+        assert error["cell"] == at and error["kind"] == "IndexError" and "columns[7]" in done.stderr
+        assert statuses(done.json)["monitor"] == "ok", "what does not need the stage goes on"
+        kept = next((project_dir / "workspace" / "runs").glob("*/notebooks/30_explore.ipynb"))
+        assert "IndexError" in kept.read_text(encoding="utf-8")
+
+    def test_a_killed_kernel_is_no_success(self, cli, project_dir):
+        import nbformat
+        path = project_dir / "notebooks" / "stages" / "40_prepare.ipynb"
+        nb = nbformat.read(path, 4)
+        nb.cells[-1].source = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+        nbformat.write(nb, path)
+        done = cli("run", "--json", "--env", "quick", cwd=project_dir)
+        assert done.returncode == 1 and statuses(done.json)["prepare"] == "killed" and statuses(done.json)["train"] == "not-run"
+
+    def test_exit_zero_is_no_success(self, cli, project_dir):
+        import nbformat
+        path = project_dir / "notebooks" / "stages" / "40_prepare.ipynb"
+        nb = nbformat.read(path, 4)
+        nb.cells[-1].source = "import sys; sys.exit(0)"
+        nbformat.write(nb, path)
+        assert statuses(cli("run", "--json", "--env", "quick", cwd=project_dir).json)["prepare"] == "failed"
+
+    def test_a_gate_that_says_no_ends_with_3(self, cli, project_dir):
+        done = cli("run", "--json", "--env", "quick", "-p", "frame.min_auc=0.999", cwd=project_dir)
+        assert done.returncode == 3 and done.json["status"] == "rejected"
+        assert statuses(done.json)["release"] == statuses(done.json)["monitor"] == "skipped"
+
+
+class TestByHand:
+    """Each stage notebook is an ordinary notebook: papermill runs it, in a draft that leaves the finished run alone."""
+
+    @pytest.fixture(scope="class")
+    def before(self, adult):
+        root, document = adult
+        return root, document, digests(root, document)
+
+    @pytest.mark.parametrize("number", range(11))
+    def test_papermill_runs_it_by_itself(self, before, number, tmp_path):
+        root, document, _ = before
+        path = sorted((root / "notebooks" / "stages").glob("*.ipynb"))[number]
+        done = subprocess.run([Path(sys.executable).with_name("papermill"), path, tmp_path / "out.ipynb", "--no-progress-bar"], cwd=root, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert not list((root / "notebooks").rglob("out.ipynb"))
+
+    def test_nothing_of_the_run_was_touched(self, before):
+        from mlwb.core.tracking import client
+        from mlwb.core.workspace import Project
+        root, document, old = before
+        assert digests(root, document) == old
+        assert len(client(Project(root)).search_model_versions(f"name='{Project(root).settings.name}'")) == 1
+
+    def test_help_shows_type_and_help_of_every_parameter(self, before):
+        from mlwb.run.graph import read_stages
+        for d in read_stages(before[0] / "notebooks" / "stages"):
+            done = subprocess.run([Path(sys.executable).with_name("papermill"), "--help-notebook", d.path], capture_output=True, text=True)
+            flat = " ".join(done.stdout.split())
+            for p in d.parameters.values():
+                assert f"{p.name}: {p.type} (default" in flat and p.help in flat and p.help, (d.name, p.name)
+
+    def test_a_fresh_project_says_what_to_run_first(self, project_dir, tmp_path):
+        done = subprocess.run([Path(sys.executable).with_name("papermill"), project_dir / "notebooks/stages/50_train.ipynb", tmp_path / "out.ipynb"], cwd=project_dir, capture_output=True, text=True)
+        assert done.returncode != 0 and "Run 40_prepare.ipynb first" in done.stderr
+
+    def test_the_batch_prediction_can_be_repeated(self, before):
+        from mlwb.release.registry import champion
+
+        from mlwb.core.workspace import Project
+        root, document, _ = before
+        split, predictions = artifact(root, document, "split"), artifact(root, document, "predictions")
+        split.bind(split.table.pandas(Project(root)))
+        model = champion(Project(root)).load()
+        np.testing.assert_array_equal(model.score(split.frame("test", labelled=False)), predictions["score"])
+
+
+def test_the_repository_is_a_project(tmp_path):
+    """What `make run` runs: this repository's own settings and stages (without running them again)."""
+    from mlwb.core.workspace import Project
+    from mlwb.run.graph import read_stages
+    root = Path(__file__).resolve().parent.parent
+    assert Project(root).settings.source == "demo:flights" and [d.name for d in read_stages(Project(root).stages)] == STAGES
+    assert shutil.which("git") is None or not subprocess.run(["git", "check-ignore", "-q", "mlwb/stages"], cwd=root).returncode == 0
