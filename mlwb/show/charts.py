@@ -30,8 +30,7 @@ def dependence(
     low, high = known[len(known) // 100], known[-1 - len(known) // 100]
     bins = [b for b in bins if b.get("mean") is not None and b.get("low") is not None and b.get("high") is not None]
     ys = [p[1] for p in points if p[1] is not None] + [b[k] for b in bins for k in ("mean", "q10", "q90") if b.get(k) is not None]
-    f = Frame((low, high), (min(0, *ys), max(0, *ys)), width, height, unit="time" if time else "", n_y=4)
-    if gone: f.left += 26; f.kx = (width - f.left - f.right) / (f.x[1] - f.x[0])
+    f = Frame((low, high), (min(0, *ys), max(0, *ys)), width, height, unit="time" if time else "", n_y=4, gutter=26 if gone else 0)
     dots = "".join(f'<circle cx="{r(f.px(float(x)))}" cy="{r(f.py(y))}" r="1.8"/>' for x, y in points if x is not None and y is not None)
     rng = random.Random(0)
     strip = "".join(f'<circle cx="{r(f.left - 20 + 12 * rng.random())}" cy="{r(f.py(y))}" r="1.8"/>' for y in gone)

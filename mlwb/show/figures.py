@@ -19,12 +19,13 @@ def histogram(
     unit: str = "",       # "time": edges are epoch seconds
     name: str = "",       # what is shown, for the accessible name
     missing: int = 0,     # rows without a value, told in the accessible name
+    below: int = 0, above: int = 0,  # rows left and right of the edges, told at the rims
     width: float = 360, height: float = 150,
 ) -> Markup:
     "A histogram of a number or of time."
     n = sum(counts)
     if len(edges) < 2 or not n: return nothing(width, height)
-    f = Frame((edges[0], edges[-1]), (0, max(counts)), width, height, unit=unit)
+    f = Frame((edges[0], edges[-1]), (0, max(counts)), width, height, unit=unit, top=16 if below or above else 10)
     bars = []
     for a, b, c in zip(edges, edges[1:], counts):
         if not c: continue
@@ -34,7 +35,10 @@ def histogram(
                     f'{title(f"{_range(a, b, unit)}: {number(c)} ({percent(c / n)})")}</rect>')
     text = str(msg("Histogram of {name}: {n} rows from {low} to {high}, {missing} missing", name=name, n=number(n),
                    low=_at(edges[0], unit), high=_at(edges[-1], unit), missing=number(missing)))
-    return svg(width, height, text, f'<g fill="{ACCENT}">{"".join(bars)}</g>', f.axes())
+    rims = ((below, f.left, "start", msg("{n} rows are smaller", n=number(below)), "◂ "),
+            (above, width - 2, "end", msg("{n} rows are larger", n=number(above)), "▸ "))
+    notes = "".join(el("g", tip, label(x, 9, arrow + number(k), anchor)) for k, x, anchor, tip, arrow in rims if k)
+    return svg(width, height, text, f.axes(), f'<g fill="{ACCENT}">{"".join(bars)}</g>', notes)
 
 def _at(v, unit): return when(v) if unit == "time" else number(v)
 def _range(a, b, unit):
@@ -243,8 +247,13 @@ def heat(
     "Cells shaded by strength."
     if not rows or not columns: return nothing()
     write = write or (lambda v: f"{v:.2f}")
-    left = min(max(map(text_width, map(str, rows))) + 10, 190); head = 22; out = []
-    for j, s in enumerate(columns): out.append(label(left + (j + .5) * cell, 14, fit(s, cell - 2), "middle") if s else "")
+    left, longest = min(max(map(text_width, map(str, rows))) + 10, 190), max(map(text_width, map(str, columns)))
+    tilted = longest > cell - 4; head = min(longest, 110) * .64 + 18 if tilted else 22; out = []
+    for j, s in enumerate(columns):
+        x = left + (j + .5) * cell
+        turn = f' transform="rotate(-40 {r(x)} {r(head - 6)})"' if tilted else ""
+        text = label(x - 2, head - 6, fit(s, 110), "start", MUTED, turn) if tilted else label(x, 14, s, "middle")
+        out.append(el("g", s, text))
     for i, (s, line) in enumerate(zip(rows, values)):
         y = head + i * 24
         out.append(f"<g>{title(s)}{label(left - 8, y + 15, fit(s, left - 10), 'end', INK)}</g>")
@@ -257,4 +266,5 @@ def heat(
                             opacity=opaque(.06 + .5 * strength))
                        + (mark(left + (j + .5) * cell, y + 12, state) if state in ("warn", "drift") else
                           label(left + (j + .5) * cell, y + 16, write(v), "middle", INK)) + "</g>")
-    return svg(left + len(columns) * cell + 4, head + 24 * len(rows), name or str(msg("strength of each pair")), *out)
+    width = left + len(columns) * cell + (min(longest, 110) * .77 if tilted else 4)
+    return svg(width, head + 24 * len(rows), name or str(msg("strength of each pair")), *out)

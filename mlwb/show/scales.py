@@ -208,11 +208,13 @@ class Frame:
         bottom: float = 22, top: float = 10, right: float = 12,
         n_y: int = 3,         # about how many grid lines
         grid: bool = True,    # draw them
+        gutter: float = 0,    # px kept free between the labels and the plot
     ):
         self.x, self.y = _widen(*x), _widen(*y)
         self.width, self.height, self.top, self.right, self.bottom, self.unit = width, height, top, right, bottom, unit
         self.y_ticks = [(t, y_format(t)) for t in ticks(*self.y, n_y)] if grid else []
-        self.left = max([text_width(s) for _, s in self.y_ticks], default=4) + 8
+        self.left = max([text_width(s) for _, s in self.y_ticks], default=4) + 8 + gutter
+        self.gutter = gutter
         self.kx = (width - self.left - right) / (self.x[1] - self.x[0])
         self.ky = (height - top - bottom) / (self.y[1] - self.y[0])
 
@@ -225,7 +227,7 @@ class Frame:
     ) -> str:
         "Grid, base line and labels."
         grid = "".join(f'<path d="M{r(self.left)} {r(self.py(t))}H{r(self.width - self.right)}"/>' for t, _ in self.y_ticks)
-        out = [f'<g stroke="{LINE}">{grid}</g>', *(label(self.left - 6, self.py(t) + 4, s, "end") for t, s in self.y_ticks)]
+        out = [f'<g stroke="{LINE}">{grid}</g>', *(label(self.left - 6 - self.gutter, self.py(t) + 4, s, "end") for t, s in self.y_ticks)]
         base = self.height - self.bottom
         out.append(f'<path stroke="{MUTED}" d="M{r(self.left)} {r(base)}H{r(self.width - self.right)}"/>')
         if x_ticks is None:
