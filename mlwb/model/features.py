@@ -192,6 +192,6 @@ def groups(
 ) -> list[str]:  # for each output column, the input column it was made from
     "Where each number of a prepared matrix comes from."
     out = []
-    for name, t, cols in prepare.transformers_:
+    for name, t, _ in prepare.transformers_:
         if name != "remainder": out += [c for c, w in zip(t.columns_, t.widths()) for _ in range(w)]
     return out
