@@ -6,7 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.mlwb-installed
 # one thread a process: the tests and stages run side by side, and small fits are faster that way
-export OMP_NUM_THREADS ?= 1
+OMP_NUM_THREADS ?= 1
+export OMP_NUM_THREADS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help install run test lab lint ci-checks export messages bench wheel-check clean distclean

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import string
 import subprocess
 import sys
@@ -225,6 +226,51 @@ def test_ci_accepts_no_skip_of_a_data_or_browser_test(tmp_path, ci, expected):
     counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout.splitlines()[-1])}
     assert counts == expected, done.stdout
     if ci: assert "must run where CI=true. MLWB_TEST_DATA does not name" in done.stdout.replace("Skipped: ", "")
+
+
+# --- make --------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with a space in its name and what the Makefile reads."""
+    folder = tmp_path / "a checkout"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"): shutil.copy(REPO / name, folder / name)
+    return folder
+
+
+def make(folder, *args, **env):
+    clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON")}
+    return subprocess.run(["make", *args], cwd=folder, env=clean | env, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_refuses_another_python_in_a_sentence(checkout):
+    old = checkout / "python3.9"
+    old.write_text("#!/bin/sh\n[ \"$1\" = -V ] && echo Python 3.9.2 && exit\nexit 1\n"); old.chmod(0o755)
+    done = make(checkout, "run", f"PYTHON={old}")
+    assert done.returncode == 2 and not (checkout / ".venv").exists()
+    assert "needs Python 3.11, 3.12 or 3.13" in done.stderr and "is Python 3.9.2" in done.stderr and "make run PYTHON=" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_make_installs_once_and_anew_where_the_checkout_was_copied(checkout):
+    (checkout / ".venv").mkdir()
+    stamp = checkout / ".venv" / ".mlwb-installed"
+    stamp.write_text(f"{checkout}\n")
+    assert make(checkout, "-q", "install").returncode == 0, "up to date"
+    os.utime(checkout / "constraints.txt", (stamp.stat().st_mtime + 5,) * 2)
+    assert make(checkout, "-q", "install").returncode == 1, "the constraints are newer"
+    os.utime(checkout / "constraints.txt", (1, 1))
+    stamp.write_text("/elsewhere\n")
+    assert make(checkout, "-q", "install").returncode == 1, "this .venv was made elsewhere"
+
+
+@pytest.mark.parametrize("name", ["run", "wheel"])
+def test_ci_scripts_are_executable(name):
+    path = REPO / ".ci" / name
+    assert os.access(path, os.X_OK)
+    assert subprocess.run(["bash", "-n", path]).returncode == 0
 
 
 # --- the repository ----------------------------------------------------------------------------------------------------
