@@ -121,16 +121,24 @@ def scaled(estimator):
 
 
 def mlp(p):
-    """A network of two hidden layers."""
+    """A network of two hidden layers, its learning rate in one cycle."""
     import torch
     from skorch import NeuralNetClassifier
+    from skorch.callbacks import LRScheduler
+    p = {"hidden": 64, "lr": 3e-3, "dropout": .1, "decay": 1e-3} | p
     torch.manual_seed(SEED)
+
+    class Net(NeuralNetClassifier):
+        def fit(self, X, y, **options):
+            self.set_params(callbacks__cycle__total_steps=EPOCHS * -(-len(X) // 256) + 1)
+            return super().fit(X, y, **options)
 
     def block(): return [torch.nn.LazyLinear(p["hidden"]), torch.nn.ReLU(), torch.nn.Dropout(p["dropout"])]
     net = torch.nn.Sequential(*block(), *block(), torch.nn.LazyLinear(2))
-    return scaled(NeuralNetClassifier(net, criterion=torch.nn.CrossEntropyLoss, optimizer=torch.optim.AdamW, lr=p["lr"],
-                                      optimizer__weight_decay=p["decay"], max_epochs=EPOCHS, batch_size=256, train_split=None,
-                                      iterator_train__shuffle=True, verbose=0))
+    cycle = LRScheduler(torch.optim.lr_scheduler.OneCycleLR, max_lr=p["lr"], total_steps=1, step_every="batch")
+    return scaled(Net(net, criterion=torch.nn.CrossEntropyLoss, optimizer=torch.optim.AdamW, lr=p["lr"], callbacks=[("cycle", cycle)],
+                      optimizer__weight_decay=p["decay"], max_epochs=EPOCHS, batch_size=256, train_split=None,
+                      iterator_train__shuffle=True, verbose=0))
 
 
 def train(frame, y, parts, prepare_):
@@ -147,20 +155,45 @@ def train(frame, y, parts, prepare_):
     t, tv = y[newest].astype(np.int64), y[valid].astype(np.int64)
     prep = clone(prepare_)
     X, Xv = prep.fit_transform(frame.iloc[newest], t).astype(np.float32), prep.transform(frame.iloc[valid]).astype(np.float32)
-    scores = [(roc_auc_score(tv, DummyClassifier(strategy="prior").fit(X, t).predict_proba(Xv)[:, 1]), "dummy", {})]
-    kinds = estimators()
-    for i, (name, (suggest, make)) in enumerate(kinds.items()):
-        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=SEED))
-        for _ in range((TRIALS - 1) // len(kinds) + (i < (TRIALS - 1) % len(kinds))):
-            trial = study.ask()
-            params = suggest(trial)
-            auc = roc_auc_score(tv, make(params).fit(X, t).predict_proba(Xv)[:, 1])
-            study.tell(trial, auc); scores.append((auc, name, params))
-    assert len(scores) == TRIALS
-    auc, name, params = max(scores, key=lambda s: s[0])
+    kinds, done = estimators(), []
+
+    def go(name, params, make):
+        p = make(params).fit(X, t).predict_proba(Xv)[:, 1]
+        done.append((roc_auc_score(tv, p), name, params, p))
+        return done[-1][0]
+    go("dummy", {}, lambda _: DummyClassifier(strategy="prior"))
+    first = {name: go(name, {}, make) for name, (_, make) in kinds.items()}
+    names = sorted(first, key=first.get, reverse=True)
+    studies = {n: optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=SEED, n_startup_trials=3)) for n in names}
+    for name in shares(names, TRIALS - len(names)):
+        trial = studies[name].ask()
+        studies[name].tell(trial, go(name, kinds[name][0](trial), kinds[name][1]))
+    assert len(done) == TRIALS + 1, "the dummy is not counted"
+    name, params = settle(done, tv)
     both = np.concatenate([rows["train"], rows["validation"]])
     steps = [("prepare", clone(prepare_)), ("float32", Float32()), ("model", kinds[name][1](params))]
     return name, Pipeline(steps).fit(frame.iloc[both], y[both].astype(np.int64)), rows
+
+
+def shares(names, n):
+    """Who gets the next trials: the better its defaults, the more."""
+    got, out = dict.fromkeys(names, 0), []
+    for _ in range(n):
+        out.append(max(names, key=lambda m: 1 / (names.index(m) + 1) / (got[m] + .5)))
+        got[out[-1]] += 1
+    return out
+
+
+def settle(done, y):
+    """The best trial, if it leads its estimator's defaults by more than the standard error of that lead."""
+    import numpy as np
+    from sklearn.metrics import roc_auc_score
+    best = max(done, key=lambda d: d[0])
+    plain = next(d for d in done if d[1] == best[1] and not d[2])
+    rng = np.random.default_rng(SEED)
+    draws = [rng.integers(0, len(y), len(y)) for _ in range(50 if best is not plain else 0)]
+    leads = [roc_auc_score(y[i], best[3][i]) - roc_auc_score(y[i], plain[3][i]) for i in draws]
+    return (best if leads and best[0] - plain[0] > np.std(leads) else plain)[1:3]
 
 
 def Float32():
