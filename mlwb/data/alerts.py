@@ -83,7 +83,7 @@ def missing_with_label(
         missing = df[c].null_count()
         if c == target or not missing or missing == df.height: continue
         both = int((df[c].is_null() & unlabelled).sum())
-        if both >= .99 * missing and both >= .2 * n and both > 2 * missing * n / df.height and both >= 5:
+        if both >= .99 * missing and both >= .2 * n and missing * (1 - n / df.height) >= 5:  # by chance, five or more would lie elsewhere
             out.append(dict(column=c, missing=missing, both=both, unlabelled=n))
     return out
 

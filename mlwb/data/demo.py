@@ -49,7 +49,8 @@ FLIGHTS = dict(
     year="year of departure", month="month of departure", day="day of departure",
     dep_time="actual departure, local, hhmm", sched_dep_time="scheduled departure, local, hhmm", dep_delay="departure delay in minutes",
     arr_time="actual arrival, local, hhmm", sched_arr_time="scheduled arrival, local, hhmm", arr_delay="arrival delay in minutes",
-    carrier="airline", flight="flight number", tailnum="plane's tail number", origin="airport of departure", dest="destination",
+    carrier="airline", flight="flight number", tailnum="plane's tail number; empty only where a flight was cancelled",
+    origin="airport of departure", dest="destination",
     air_time="minutes in the air", distance="miles", hour="hour of scheduled departure", minute="minute of scheduled departure",
     time_hour="scheduled hour, UTC; joins the weather", temp="°F", dewp="dew point, °F", humid="relative humidity, %", wind_dir="degrees",
     wind_speed="mph", wind_gust="mph", precip="inches", pressure="millibars", visib="miles",
@@ -63,6 +64,6 @@ def flights() -> tuple[pl.DataFrame, AcquisitionNote]:
         owner="R package nycflights13 (Hadley Wickham), from the US Bureau of Transportation Statistics, the FAA and ASOS weather stations",
         licence="CC0", source="demo:flights", refresh="once: the year 2013 is complete", label_delay="hours: at arrival",
         description="A row is a flight that was scheduled to leave New York (EWR, JFK or LGA) in 2013.",
-        known_at={c: "after" for c in ("dep_time", "dep_delay", "arr_time", "arr_delay", "air_time")}, columns=dict(FLIGHTS))
+        known_at={**{c: "after" for c in ("dep_time", "dep_delay", "arr_time", "arr_delay", "air_time")}, "tailnum": "prediction"}, columns=dict(FLIGHTS))
 
 DEMOS = {"flights": flights}

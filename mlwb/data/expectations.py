@@ -49,7 +49,7 @@ def infer(
 def _infer_column(s):
     c = describe(s)
     if c.error: return ColumnSchema(s.name, c.type)
-    low, high = c.stats.get("min"), c.stats.get("max")
+    low, high = (int(x) if c.type == "integer" and x is not None and abs(x) < 2**53 else x for x in (c.stats.get("min"), c.stats.get("max")))
     domain = []
     if c.type == "category" and 0 < c.distinct <= SMALL: domain = sorted(looked_at(s)[1].drop_nulls().unique().to_list())
     full = c.missing == 0

@@ -19,7 +19,7 @@ from .columns import Column, looked_at
 from .frames import frame, listed
 from .notes import AcquisitionNote
 from .relations import halves, relate, values_of
-from .targets import Target, as_target
+from .targets import Target, as_target, check_target
 
 # %% ../../notebooks/lib/data/12_questions.ipynb #question
 @dataclass
@@ -198,12 +198,11 @@ def ask(
     time: str = "",                       # column that orders the rows; empty: none
     task: str = "",                       # empty: inferred
 ) -> Questions:
-    "Ask a table the five questions."
-    df = frame(df)
+    "Ask a table the five questions; InputError where it can't be learned from at all."
+    df, task = check_target(frame(df), target, task, time, said=[])
     t = as_target(df, target, task)
     found = missing_with_label(df, target)
     late = sorted({*(note.unknown_at_prediction if note else []), *(d["column"] for d in found)})
-    timed = time if time in df.columns and looked_at(df[time].head(1))[0] == "time" and df[time].null_count() < df.height else ""
-    periods = by_period(df, timed, t) if timed else None
-    return Questions([relevant(df, t, late), accurate(df), available(df, note, t, found), updated(df, note, timed, periods),
+    periods = by_period(df, time, t) if time else None
+    return Questions([relevant(df, t, late), accurate(df), available(df, note, t, found), updated(df, note, time, periods),
                       representative(df, t, periods)], df.height)

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from ..core.errors import InputError
+from ..core.errors import InputError, unknown
 from ..core.messages import Message, msg
 from ..core.results import Result
 from .alerts import duplicate_rows, missing_with_label
 from .columns import looked_at
 from .expectations import ColumnSchema, Schema, from_yaml, infer, save_schema, to_yaml  # noqa: F401 (one place to import from)
 from .frames import frame, listed
+from .notes import AcquisitionNote
 from .targets import check_target, infer_task
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #anomaly
@@ -38,6 +39,11 @@ class Validation(Result):
     rows: int = 0
     columns: int = 0
     checks: int = 0                                         # how many checks were made
+
+    def stops(self, on: str = "error") -> bool:
+        "Whether what was found stops a run that stops on `error`, `warning` or `never`."
+        if on not in ("error", "warning", "never"): raise unknown("severity to stop on:", on, ["error", "warning", "never"])
+        return on != "never" and any(a.severity == "error" or on == "warning" for a in self.anomalies)
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #nearest
 def _absent(name, allowed):
@@ -124,7 +130,7 @@ def _mark(s):
     except Exception: return 0
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #of-target
-def _of_target(df, target, time, task):
+def _of_target(df, target, time, task, note):
     y = df[target]
     try: check_target(df, target, task, time, said=[])
     except InputError as e: yield Anomaly(target, "target", len(y), "error", msg("{reason}", reason=str(e))); return
@@ -138,6 +144,7 @@ def _of_target(df, target, time, task):
         if rare.height:
             yield Anomaly(target, "rare-class", int(rare["n"].sum()), "warning", msg("{k} classes have fewer than 10 rows", k=rare.height))
     for d in missing_with_label(df, target):
+        if note is not None and d["column"] in note.known_at: continue
         yield Anomaly(d["column"], "missing-with-label", d["both"], "warning",
                       msg("is missing in {both:,} of the {n:,} rows without a label and in {rest:,} others: probably known only afterwards",
                           both=d["both"], n=d["unlabelled"], rest=d["missing"] - d["both"]))
@@ -149,6 +156,7 @@ def validate(
     target: str = "",
     time: str = "",
     task: str = "",                # empty: inferred
+    note: AcquisitionNote | None = None,  # columns whose known_at it declares are no suspects
 ) -> Validation:
     "Every way in which a table is not as it should be, errors first."
     said = []
@@ -160,7 +168,7 @@ def validate(
         found += _of_rows(df, target, time if time in df.columns else "")
         for what in filter(None, (target, time)):
             if what not in df.columns: found.append(Anomaly(what, "missing-column", df.height, "error", _absent(what, df.columns)))
-        if target in df.columns and time in ("", *df.columns): found += _of_target(df, target, time, task or infer_task(df[target]))
+        if target in df.columns and time in ("", *df.columns): found += _of_target(df, target, time, task or infer_task(df[target]), note)
     if schema is not None and df.height: found += _schema_anomalies(df, schema, found)
     found.sort(key=lambda a: a.severity != "error")
     checks = df.width * 4 + 3 + 5 * bool(target) + (5 * len(schema.columns) if schema is not None else 0)
