@@ -252,3 +252,12 @@ def test_the_repository_is_a_project(tmp_path):
     root = Path(__file__).resolve().parent.parent
     assert Project(root).settings.source == "demo:flights" and [d.name for d in read_stages(Project(root).stages)] == STAGES
     assert shutil.which("git") is None or not subprocess.run(["git", "check-ignore", "-q", "mlwb/stages"], cwd=root).returncode == 0
+
+
+def test_stage_titles_can_be_translated():
+    """The report's catalogue holds the titles of the stage notebooks as they are."""
+    from mlwb.run.graph import read_stages
+    from mlwb.show.report import _PHRASES, title_parts
+    root = Path(__file__).resolve().parent.parent
+    wanted = {part for d in read_stages(root / "notebooks" / "stages") for part in title_parts(d.title)[1:]}
+    assert wanted == {m.text for m in _PHRASES}
