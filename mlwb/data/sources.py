@@ -22,10 +22,7 @@ def detect_encoding(
 ) -> str:  # utf-8, utf-16, cp949 or cp1252
     "The encoding of a text file; InputError if it is none that is known here."
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)): return "utf-16"
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(data, final=True)
-        return "utf-8"
-    except UnicodeDecodeError as e: bad = e.start
+    if (bad := _bad_utf8(data)) is None: return "utf-8"
     if b"\0" in data[:4096]: raise InputError("it is no text: there are zero bytes in it")
     try: odd = [c for c in data.decode("cp949") if ord(c) > 127]
     except UnicodeDecodeError: odd = []
@@ -33,6 +30,13 @@ def detect_encoding(
     if odd and common >= .9 * len(odd[:20000]): return "cp949"
     if _decodes(data, "cp1252"): return "cp1252"
     raise InputError(f"its text is neither UTF-8 (byte {bad:,} can't be) nor CP949 nor Windows-1252")
+
+def _bad_utf8(data, step=1 << 24):
+    "Where a file stops being UTF-8; None if it does not."
+    decoder, view = codecs.getincrementaldecoder("utf-8")(), memoryview(data)
+    for at in range(0, len(data), step):
+        try: decoder.decode(view[at:at + step], final=at + step >= len(data))
+        except UnicodeDecodeError as e: return at + e.start
 
 def _encodes(c, encoding):
     try: return bool(c.encode(encoding))
@@ -65,11 +69,13 @@ def _parse_csv(data, delimiter, comma):
         if "more fields" in str(e): raise InputError(_ragged(data, delimiter)) from None
     try: texts = pl.read_csv(data, infer_schema=False, **options)
     except pl.exceptions.ComputeError as e:
-        raise InputError(_ragged(data, delimiter) if "more fields" in str(e) else f"a quote is opened and never closed, or: {e}") from None
+        if "more fields" in str(e): raise InputError(_ragged(data, delimiter)) from None
+        raise InputError(f"a double quote is probably opened and never closed ({' '.join(str(e).split())[:80]} …)") from None
     return pl.DataFrame([_best(s) for s in texts.get_columns()])
 
 def _best(s):
     "A text column as the narrowest type that takes every value."
+    if not s.drop_nulls().head(100).str.strip_chars().cast(pl.Float64, strict=False).is_null().any(): s = s.str.strip_chars()
     for t in (pl.Int64, pl.Float64, pl.Datetime("us"), pl.Date):
         try: return s.cast(t) if t in (pl.Int64, pl.Float64) else s.str.to_datetime(time_unit="us") if t != pl.Date else s.str.to_date()
         except pl.exceptions.PolarsError: pass
@@ -109,7 +115,20 @@ def read_csv(
     if comma: tell(said, msg("Numbers were read with a decimal comma."))
     df = _parse_csv(data, delimiter, comma)
     names = unique_names(header if len(header) == df.width else df.columns, said=said)
-    return df.rename(dict(zip(df.columns, names)))
+    return _tidy(df.rename(dict(zip(df.columns, names))), start, said)
+
+def _tidy(df, start, said):
+    "Blank lines left out, numbers among blanks read as numbers, ambiguous dates said."
+    padded = [s.name for s in df if s.dtype == pl.String and s.head(100).str.contains(r"^\s|\s$").any()]
+    if padded: df = df.with_columns([t for c in padded if (t := _best(df[c])).dtype.is_numeric()])
+    blank = df.select(pl.all_horizontal(pl.all().is_null()).sum()).item() if df.width > 1 else 0
+    if blank:
+        tell(said, msg("{n:,} blank lines were left out.", n=blank))
+        df = df.filter(~pl.all_horizontal(pl.all().is_null()))
+    day_first = re.search(r"(?m)(?:^|[,;\t|\"])(\d{1,2}[/-]\d{1,2}[/-]\d{4})\b", start)
+    if day_first and any(t in (pl.Date, pl.Datetime) for t in df.dtypes):
+        tell(said, msg("Dates like {example} were read with the day first.", example=day_first[1]))
+    return df
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #read
 CSV, PARQUET = (".csv", ".tsv", ".tab", ".psv", ".txt", ".csv.gz", ".tsv.gz"), (".parquet", ".pq")
