@@ -26,8 +26,8 @@ def predict_table(
     return out
 
 def _chunk(model, df):
-    df = model.coerce(df)
-    return _columns(model, np.asarray(model.score(df)), np.asarray(model.predict(df)))
+    score = np.asarray(model.score(df))
+    return _columns(model, score, np.asarray(model.decide(score)))
 
 def _columns(model, score, prediction):
     import pandas as pd

@@ -61,10 +61,10 @@ def predict(self: Engine,
     source: str = "",   # through which door it came
 ) -> Answer:
     "Predict, write the log, answer: in this order."
-    df = self.model.coerce(self.frame(data))
+    df = self.frame(data)
     request = clean_id(request)[:150] or new_id()
-    score, prediction = self.model.score(df), self.model.predict(df)
-    score, prediction = (x.tolist() if hasattr(x, "tolist") else list(x) for x in (score, prediction))
+    score = self.model.score(df)
+    score, prediction = score.tolist(), self.model.decide(score).tolist()
     ids = [request if len(df) == 1 else f"{request}:{i}" for i in range(len(df))]
     if self.log is not None:
         rows = zip(*(data[c] for c in self.columns)) if self.columns else [()] * len(df)
