@@ -77,16 +77,17 @@ def using(
         else: os.environ["MLFLOW_TRACKING_URI"] = env
 
 # %% ../../notebooks/lib/model/10_logged.ipynb #signature
-TYPES = {"number": "double", "boolean": "boolean", "category": "string", "time": "datetime"}
+TYPES = {"number": "double", "category": "string", "time": "datetime"}
 
 def signature(
     model: Model,
 ):  # mlflow ModelSignature
-    "The model's inputs as MLflow describes them; every column may be missing in a row."
+    "The model's inputs as MLflow describes them; every column may be missing in a row (its booleans can't, so they are of any type)."
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
+    from mlflow.types.schema import AnyType
     import numpy as np
-    inputs = Schema([ColSpec(TYPES[k], c, required=False) for c, k in model.columns.items()])
+    inputs = Schema([ColSpec(TYPES.get(k) or AnyType(), c, required=False) for c, k in model.columns.items()])
     shape = (-1, len(model.classes)) if model.classes else (-1,)
     return ModelSignature(inputs, Schema([TensorSpec(np.dtype("float64"), shape)]))
 

@@ -250,7 +250,7 @@ def _notes(s, positive):
     return out
 
 # %% ../../notebooks/lib/model/01_split.ipynb #periods
-UNITS = (("M", "%Y-%m"), ("W", "%G-W%V"), ("Q", "%Y-Q%q"), ("D", "%Y-%m-%d"), ("Y", "%Y"), ("h", "%Y-%m-%d %H:00"))
+UNITS = (("M", "%Y-%m"), ("W", "%G-W%V"), ("Q", "%Y-Q"), ("D", "%Y-%m-%d"), ("Y", "%Y"), ("h", "%Y-%m-%d %H:00"))
 
 def periods(
     self: Split,
@@ -267,7 +267,8 @@ def periods(
             names = p.unique().sort_values()
             if 3 <= len(names) <= 24:
                 codes = names.get_indexer(p)
-                return [(n.strftime(form), iso(n.start_time), iso(n.end_time.floor("s")), at[codes == i]) for i, n in enumerate(names)]
+                words = [n.start_time.strftime(form) + (str(n.quarter) if unit == "Q" else "") for n in names]
+                return [(words[i], iso(n.start_time), iso(n.end_time.floor("s")), at[codes == i]) for i, n in enumerate(names)]
     order = np.argsort(t, kind="stable") if t is not None else np.arange(len(at))
     pieces = [x for x in np.array_split(order, min(10, len(at))) if len(x)]
     ends = lambda x: ("", "") if t is None else (iso(t[x[0]]), iso(t[x[-1]]))
