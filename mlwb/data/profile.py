@@ -58,9 +58,10 @@ def _opening(p: Profile):
               rows=p.rows, columns=len(p.columns), share=cells)
     s = p.target_summary
     if s.get("positive"):
-        n = s["classes"][-1][1]
-        yield msg("{target} is {label} in {share:.1%} of the {n:,} labelled rows; {missing:,} rows have no label.",
-                  target=p.target, label=s["positive"], share=n / max(1, s["labelled"]), n=s["labelled"], missing=s["unlabelled"])
+        facts = dict(target=p.target, label=s["positive"], share=s["classes"][-1][1] / s["labelled"])
+        yield (msg("{target} is {label} in {share:.1%} of the {n:,} labelled rows; {missing:,} rows have no label.",
+                   n=s["labelled"], missing=s["unlabelled"], **facts)
+               if s["unlabelled"] else msg("{target} is {label} in {share:.1%} of the rows.", **facts))
     elif s.get("classes"):
         yield msg("{target} has {k} classes; the most frequent, {label}, has {share:.1%} of the {n:,} labelled rows.",
                   target=p.target, k=len(s["classes"]),

@@ -168,7 +168,7 @@ def representative(df, t: Target, periods) -> Question:
     if t.classes:
         label, n = min(t.classes, key=lambda r: r[1])
         evidence["smallest_class"] = dict(label=label, n=n)
-        details.append(msg("The smallest class, {label}, has {n:,} rows.", label=label, n=n)); warn |= n < 100
+        details.append(msg("The smallest class of {target}, {label}, has {n:,} rows.", target=t.name, label=label, n=n)); warn |= n < 100
     else: evidence["labelled"] = int((~np.isnan(t.y)).sum())
     if periods is None:
         return Question("representative", ask, msg("The rows have no time, so it can't be seen whether it changes; people have to say how rows were chosen."),
@@ -186,8 +186,8 @@ def _moves(t, table, periods, warn):
     if moved is None: return msg("There are too few periods with enough rows to see whether {target} changes over time.", target=t.name), state
     low, high, _ = moved
     if t.binary:
-        return msg("The share of {label} moves between {low:.1%} and {high:.1%} over the {periods}.",
-                   label=t.classes[-1][0], low=low, high=high, periods=periods), state
+        return msg("The share of {target} = {label} moves between {low:.1%} and {high:.1%} over the {periods}.",
+                   target=t.name, label=t.classes[-1][0], low=low, high=high, periods=periods), state
     return msg("The mean of {target} moves between {low:.4g} and {high:.4g} over the {periods}.", target=t.name, low=low, high=high, periods=periods), state
 
 # %% ../../notebooks/lib/data/12_questions.ipynb #ask

@@ -25,6 +25,7 @@ def auc_of_bins(
     if not p.sum() or not n.sum(): return None
     return float((p * (np.cumsum(n) - n / 2)).sum() / (p.sum() * n.sum()))
 
+# %% ../../notebooks/lib/data/07_relations.ipynb #shrunken
 def shrunken(
     n: np.ndarray, s: np.ndarray,  # rows and target sum of each bin
     squares: float,                # sum of squared targets
@@ -38,6 +39,7 @@ def shrunken(
     if total <= k or spread <= 0: return np.full(len(n), mean)
     return (s + mean * within / spread) / np.maximum(1e-300, n + within / spread) if within else np.where(n > 0, means, mean)
 
+# %% ../../notebooks/lib/data/07_relations.ipynb #held-out
 def held_out(
     n: np.ndarray,    # (2, bins): labelled rows in each half
     s: np.ndarray,    # (2, bins): their targets' sum

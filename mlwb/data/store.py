@@ -126,12 +126,13 @@ def write(
     df = storable(frame(df, said), said)
     if not df.height: raise InputError(f"The table {name!r} has no rows; there is nothing to store.")
     known = self.versions(name) if (self._folder(name) / "_delta_log").is_dir() else []
-    ref = _reference(self, name, df, time, len(known) and known[-1].version + 1)
+    ref = _reference(self, name, df, time, 0)
     same = [r for r in known[-1:] if (r.digest, r.time) == (ref.digest, ref.time)]
     if not same:
         meta = CommitProperties(custom_metadata={"mlwb.table": json.dumps(ref.to_json(), ensure_ascii=False)})
         write_deltalake(self._folder(name), df, mode="overwrite", schema_mode="overwrite", commit_properties=meta, target_file_size=1 << 50,
                         configuration={} if known else {"delta.logRetentionDuration": "interval 36500 days"})
+        ref.version = self._table(name).version()
     if note is not None: publish(self._folder(name) / "_mlwb" / "note.json", json.dumps(note.to_json(), ensure_ascii=False, indent=1))
     return same[0] if same else ref
 
