@@ -58,8 +58,7 @@ def unique_names(
         seen.add(key(new)); out.append(new)
     changed = [f"{clean_text(a)!r} → {b!r}" for a, b in zip(names, out) if clean_text(a) != b]
     if changed:
-        tell(said, msg("{n} column names were empty, there twice or padded with blanks and have been changed: {names}",
-                       n=len(changed), names=listed(changed)))
+        tell(said, msg("Column names that were empty, there twice or padded with blanks have been changed: {names}", names=listed(changed)))
     return out
 
 # %% ../../notebooks/lib/data/00_frames.ipynb #values
@@ -100,8 +99,8 @@ def _from_pandas(df, names, said):
             rescued.append(name)
         columns.append(s)
     if rescued:
-        tell(said, msg("{n} columns hold values of several kinds, or of a kind that no table can hold; they are read as "
-                       "numbers or text: {names}", n=len(rescued), names=listed(rescued)))
+        tell(said, msg("Columns with values of several kinds, or of a kind that no table can hold, are read as numbers or text: {names}",
+                       names=listed(rescued)))
     return pl.DataFrame(columns)
 
 # %% ../../notebooks/lib/data/00_frames.ipynb #frame

@@ -145,10 +145,12 @@ def read(
         name = source.removeprefix("demo:")
         if name not in DEMOS: raise unknown("demo", name, DEMOS)
         return DEMOS[name]()
-    path = _find(source, base)
-    try: df = _read_file(path, said)
+    path, found = _find(source, base), [] if said is None else said
+    try: df = _read_file(path, found)
     except InputError as e: raise InputError(f"{path} can't be read: {e}. Give a CSV or Parquet file with a header and rows.") from e
-    return storable(df, said), None
+    df = storable(df, found)
+    if said is None: tell(None, *found)
+    return df, None
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #find
 def _find(source, base):
