@@ -100,6 +100,13 @@ def _show_error(run, state):
     if e["kind"] and hasattr(errors, e["kind"]) and not _debug: print(f"Error: {e['message']}", file=sys.stderr); return
     if e["source"]: console.print("\n".join("    " + escape(l) for l in e["source"].splitlines()[:12]), style="dim")
     print(e["traceback"] if _debug else f"Error: {e['kind'] or 'error'}: {e['message']}", file=sys.stderr)
+def _show_errors(run):
+    "Each different error once: a missing file stops more than one stage."
+    said = set()
+    for s in run.record()["stages"]:
+        if s["error"] and (what := (s["error"]["kind"], s["error"]["message"])) not in said:
+            said.add(what)
+            _show_error(run, s)
 
 # %% ../notebooks/lib/90_cli.ipynb #run
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -120,8 +127,7 @@ def run(
     from mlwb.core.messages import say
     from mlwb.show.report import write_report
     report = write_report(done)
-    for s in done.record()["stages"]:
-        if s["error"]: _show_error(done, s)
+    _show_errors(done)
     if as_json: _print_json(document(done, report))
     else: print(f"{done.record()['status']}: {say(run_verdict(done))}\nreport: {report}")
     return exit_code(done)

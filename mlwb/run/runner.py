@@ -10,6 +10,7 @@ import datetime, os, time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core import errors
 from ..core.environment import code_digest, environment
 from ..core.messages import msg, say
 from ..core.results import plain
@@ -152,8 +153,10 @@ def run_verdict(
     stages = run.record().get("stages", [])
     for s in stages:
         if s["error"]:
-            return msg("{stage} {status} in cell {cell}: {message}", stage=s["name"], status=s["status"], cell=s["error"]["cell"],
-                       message=f"{s['error']['kind'] or 'error'}: {s['error']['message']}"[:600])
+            e = s["error"]
+            text = e["message"] if hasattr(errors, e["kind"] or "-") else f"{e['kind'] or 'error'}: {e['message']}"
+            if e["cell"] is None: return msg("{stage} failed: {message}", stage=s["name"], message=text[:600])
+            return msg("{stage} failed in cell {cell}: {message}", stage=s["name"], cell=e["cell"] + 1, message=text[:600])
     if rejected := next((s for s in stages if s["rejected"]), None): return rejected["verdict"]
     return next((s["verdict"] for s in stages if s["name"] == "approve" and s["verdict"]), stages[-1]["verdict"] if stages else "")
 
@@ -162,7 +165,6 @@ def exit_code(
     run: Run,
 ) -> int:  # 0 done, 1 failed, 2 bad input, 3 rejected
     "How `mlwb run` exits; an error class of mlwb that a cell raised counts as itself."
-    import mlwb.core.errors as errors
     record = run.record()
     for s in record.get("stages", []):
         if s["error"]: return getattr(getattr(errors, s["error"]["kind"] or "", None), "exit_code", 1)
