@@ -184,7 +184,10 @@ Out = Annotated[Path, typer.Option("-o", "--out", help="Write the view as a self
 
 def _read(data):
     from mlwb.data.sources import read
-    return read(data)[0]
+    said = []
+    table, _ = read(data, said=said)
+    for message in said: print(f"{data}: {message}", file=sys.stderr)
+    return table
 
 @app.command()
 def profile(

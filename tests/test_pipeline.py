@@ -106,9 +106,12 @@ class TestFlights:
         root, document = flights
         project = Project(root)
         runs = client(project).search_runs([experiment(project)], max_results=100)
-        trials = [r for r in runs if "trial" in (r.data.tags.get("mlwb.kind") or "")]
-        assert len(trials) >= 12
-        assert all(r.data.params and r.data.metrics and "mlwb.data" in r.data.tags and "mlwb.code" in r.data.tags for r in trials)
+        trials = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
+        assert len(trials) == 13, "twelve and the dummy"
+        table = artifact(root, document, "table")
+        for r in trials:
+            assert r.data.params["model"] and "auc" in r.data.metrics and r.data.tags["data"] == table.digest
+            assert r.data.tags["code"].startswith("sha256:") and r.data.tags["env.scikit-learn"]
 
     def test_again_with_nothing_changed(self, cli, flights):
         """The champion met again is fine, and is not registered twice."""

@@ -60,6 +60,7 @@ class Levels(Frame):
             n = as_text(X[c]).value_counts()
             n = n[n >= self.min_frequency].sort_index().sort_values(ascending=False, kind="stable")
             self.levels_[c] = sorted(str(v) for v in n.index[:self.max_levels])
+        self.seen_ = {c: sorted(set(self.code(c, X[c]).tolist())) for c in self.columns_}
 
     def code(self, c, s):
         s, levels = as_text(s), self.levels_[c]
@@ -67,9 +68,11 @@ class Levels(Frame):
         code[code == 1] = np.where(s.isna().to_numpy()[code == 1], 0, 1)
         return code
 
-    def encode(self, c, s): return np.eye(len(self.levels_[c]) + 2, dtype=np.float32)[self.code(c, s)]
+    def encode(self, c, s): return np.eye(len(self.levels_[c]) + 2, dtype=np.float32)[:, self.seen_[c]][self.code(c, s)]
 
-    def names(self, c): return [f"{c} missing", f"{c} other", *(f"{c}={v}" for v in self.levels_[c])]
+    def names(self, c):
+        all_ = [f"{c} missing", f"{c} other", *(f"{c}={v}" for v in self.levels_[c])]
+        return [all_[i] for i in self.seen_[c]]
 
 # %% ../../notebooks/lib/model/03_encoders.ipynb #means
 class Means(Levels):

@@ -145,11 +145,11 @@ def _sum(v, r, names):
     return out
 
 # %% ../../notebooks/lib/model/16_explain.ipynb #attribution
-def attribution(name: str, kind: str, s: pd.Series, v: np.ndarray, seed: int = 0) -> Attribution:
+def attribution(name: str, kind: str, s: pd.Series, v: np.ndarray, seed: int = 0, most: int = 500) -> Attribution:
     "One column's contributions, summarised."
     x, labels = _values(s, kind)
-    pick = np.sort(np.random.default_rng(seed).choice(len(v), min(500, len(v)), replace=False))
-    points = [[None if labels[i] is None else labels[i] if x is None else float(x[i]), round(float(v[i]), 6)] for i in pick]
+    pick = np.sort(np.random.default_rng(seed).choice(len(v), min(most, len(v)), replace=False))
+    points = [[None if labels[i] is None else labels[i] if x is None else float(f"{x[i]:.10g}"), float(f"{v[i]:.4g}")] for i in pick]
     if x is None or pd.Series(x).nunique() <= 12:
         order = pd.Series(labels, dtype=object).value_counts().index[:20] if x is None else sorted({l for l in labels if l is not None}, key=float)
         bins = [_bin(l, None if x is None else float(l), v[[i for i, w in enumerate(labels) if w == l]]) for l in order]
@@ -233,7 +233,8 @@ def _assemble(model, r, part, v, base, raw, unit, method, exact, b, actual, ids,
     if actual is not None:
         code = [np.nan if a is None or a is pd.NA or a != a else float(str(a) == str(r.classes[output])) if r.classes else float(a) for a in actual]
         wrong = np.nan_to_num(np.abs(np.array(code) - p), nan=-1.0)
-    columns = [attribution(c, k, part[c], v[:, j], seed) for j, (c, k) in enumerate(r.columns.items())]
+    most = min(500, max(100, 8000 // len(names)))  # keeps a view of many columns small
+    columns = [attribution(c, k, part[c], v[:, j], seed, most) for j, (c, k) in enumerate(r.columns.items())]
     number = lambda a: None if a is None or a is pd.NA or a != a else (float(a) if not r.classes else str(a))
     rows = [Row(ids[i], float(p[i]), number(actual[i]) if actual is not None else None, {c: _show(part[c].iloc[i]) for c in names},
                 {c: float(v[i, j]) for j, c in enumerate(names)}) for i in choose_rows(raw, wrong, seed)]

@@ -117,7 +117,7 @@ def time_parts(
 ) -> list[str]:
     "Calendar parts that a model can learn from."
     t = as_times(t); span = (t.max() - t.min()).days
-    names = ["hour", "weekday"] + (["yearday"] if span > 365 else [])
+    names = ["hour", "weekday"] + (["yearday"] if span > 730 else [])
     if span < 14: names.remove("weekday")
     have = {p: CALENDAR[p](t) for p in names}
     have = {p: v for p, v in have.items() if v.nunique() > 1 and not any(_same(v, numbers[c]) for c in numbers)}
@@ -132,7 +132,7 @@ def _same(v, c):  # whether one column holds what the other says, whatever it ca
 def plan(
     split,                # a Split
     leaks=None,           # its Leaks, or None
-    max_onehot: int = 30, # categories up to this many get one column each
+    max_onehot: int = 12, # categories up to this many get one column each
     drop: str = "",       # further columns to keep out, with commas between
 ) -> Features:
     "Decide what each column is and how it is encoded; InputError where nothing is left."

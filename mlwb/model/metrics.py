@@ -103,7 +103,7 @@ class Measure:
         if self.task == "binary": out["average_precision"] = self.ranked[0].average_precision(w)
         if self.task == "regression":
             mean = np.average(self.y, weights=w); dev = np.average((self.y - mean) ** 2, weights=w)
-            out["r2"] = 1 - out["rmse"] ** 2 / dev if dev > 0 else float("nan")
+            out["r2"] = float(1 - out["rmse"] ** 2 / dev) if dev > 0 else float("nan")
         return out
 
 def measure(

@@ -32,8 +32,8 @@ def scale(
     "The reference's standard deviation inside its fences, and the fences: quantiles .5 % and 99.5 % and 5 winsorised deviations beyond."
     n = len(a)
     low, high = a[math.ceil(.005 * (n - 1))], a[math.floor(.995 * (n - 1))]
-    sd = float(np.std(np.clip(a, low, high)))
-    if sd == 0 or not math.isfinite(sd):  # nearly constant, or infinities: take what finite spread there is
+    sd = float(np.std(np.clip(a, low, high))) if math.isfinite(high - low) else 0.
+    if sd == 0:  # nearly constant, or infinities: take what finite spread there is
         finite = a[np.isfinite(a)]
         low, high = (finite[0], finite[-1]) if len(finite) else (0., 0.)
         sd = float(np.std(finite)) if len(finite) else 0.

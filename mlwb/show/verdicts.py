@@ -120,7 +120,7 @@ def evaluation_figures(
     m, d, k = r.metrics["test"][r.primary], r.baseline[r.primary], r.kpi
     out = [(msg("{metric} on later data", metric=label(r.primary)), number(m.value, 3), msg("95 % interval {low} to {high}; dummy {dummy}", low=number(m.low, 3), high=number(m.high, 3), dummy=number(d.other, 3)))]
     if k and k.get("saved") is not None:
-        against = msg("against the best of warning nobody and warning everybody, on {n:,} test rows", n=k["n"]) if "never" in k else msg("against the dummy, on {n:,} test rows", n=k["n"])
+        against = msg("against flagging nobody or everybody, whichever is cheaper, on {n:,} test rows", n=k["n"]) if "never" in k else msg("against the dummy, on {n:,} test rows", n=k["n"])
         out.append((msg("Saved by the model") if k["saved"] >= 0 else msg("Lost by the model"), cash(abs(k["saved"]), k["currency"]), against))
         out.append((msg("Cost of a case"), f"{number(k['per_row'])} {k['currency']}".strip(), ""))
     return out

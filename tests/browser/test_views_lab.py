@@ -1,0 +1,145 @@
+"""The three views in JupyterLab: what a reader clicks is what the kernel holds, and the other way round."""
+
+import time
+
+import nbformat
+import pytest
+
+CELLS = ["""
+import random
+import mlwb, polars as pl
+rng = random.Random(0)
+def sea(mean, n=400):
+    temp = [rng.gauss(mean, 4) for _ in range(n)]
+    return pl.DataFrame({"temp": temp, "salinity": [rng.gauss(33, 1) for _ in range(n)], "port": [rng.choice(["부산", "Mokpo"]) for _ in range(n)],
+                         "caught": [t + rng.gauss(0, 3) > 15 for t in temp]})
+spring, summer = sea(14), sea(19)
+p = mlwb.explore(spring, target="caught", name="spring")
+p
+""", """
+d = mlwb.drift(spring, summer)
+d
+""", """
+from sklearn.linear_model import LogisticRegression
+X, y = spring[["temp", "salinity"]].to_pandas(), spring["caught"].to_pandas()
+e = mlwb.explain(LogisticRegression().fit(X, y), X)
+e
+"""]
+
+
+@pytest.fixture(scope="module")
+def notebook(lab, browser):
+    """A notebook with the three views, run in JupyterLab by its own menu, and a client of its kernel."""
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c.strip()) for c in CELLS],
+                                  metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    nbformat.write(nb, lab.folder / "views.ipynb")
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    page = context.new_page()
+    page.goto(lab.url("views.ipynb"))
+    page.locator(".jp-Notebook").wait_for(timeout=120_000)
+    def connected(): return [s["kernel"]["execution_state"] == "idle" and s["kernel"]["connections"] > 0 for s in lab.api("sessions")]
+    soon(connected, [True], 120)
+    page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for(timeout=60_000)
+    page.get_by_text("Run", exact=True).first.click()
+    page.locator("[data-command='runmenu:run-all']").click()
+    for i in range(3):
+        page.locator(".jp-Cell").nth(i).scroll_into_view_if_needed()
+        output(page, i).locator(".view.live").first.wait_for(timeout=180_000)
+    kernel = lab.kernel("views.ipynb")
+    yield page, kernel
+    kernel.stop_channels(); context.close()
+
+
+def output(page, i): return page.locator(".jp-Cell").nth(i).locator(".jp-OutputArea-output mlwb-view")
+def row(page, i, name, part="columns"): return output(page, i).locator(f"[data-list={part}] > details[data-item='{name}']")
+
+
+def soon(fn, expected, seconds=20):
+    """Wait until something has the expected value."""
+    end = time.time() + seconds
+    while (now := fn()) != expected and time.time() < end: time.sleep(.2)
+    assert now == expected
+
+
+@pytest.mark.parametrize("i,name,var", [(0, "salinity", "p"), (1, "port", "d"), (2, "salinity", "e")])
+def test_a_click_reaches_the_kernel(notebook, i, name, var):
+    page, kernel = notebook
+    kernel.execute_interactive(f"{var}.selection = {{}}; seen = []; {var}.observe(seen.append)")
+    row(page, i, name).locator("summary").click()
+    soon(lambda: kernel.value(f"{var}.selection"), {"column": name})
+    soon(lambda: kernel.value("seen"), [{"column": name}])
+
+
+def test_a_row_of_the_explanation_reaches_the_kernel(notebook):
+    page, kernel = notebook
+    item = output(page, 2).locator("[data-list=rows] > details").nth(1)
+    item.locator("summary").click()
+    soon(lambda: kernel.value("e.selection.get('row')"), item.get_attribute("data-item"))
+
+
+@pytest.mark.parametrize("i,var", [(0, "p"), (1, "d"), (2, "e")])
+def test_the_kernel_selects_in_the_view(notebook, i, var):
+    page, kernel = notebook
+    kernel.execute_interactive(f"{var}.selection = {{'column': 'temp'}}")
+    soon(lambda: row(page, i, "temp").get_attribute("data-selected"), "")
+    assert row(page, i, "temp").get_attribute("open") is not None
+
+
+def test_a_pair_is_drawn_by_the_kernel(notebook):
+    page, kernel = notebook
+    kernel.execute_interactive("p.selection = {'column': 'temp'}")
+    form = row(page, 0, "temp").locator("form").nth(1)
+    form.locator("input[name=other]").fill("salinity")
+    form.locator("button").click()
+    row(page, 0, "temp").locator(".answer svg circle").first.wait_for(timeout=20_000)
+    assert "400 rows" in row(page, 0, "temp").locator(".answer").inner_text()
+    form.locator("input[name=other]").fill("<b>no</b>")
+    form.locator("button").click()
+    soon(lambda: "There is no column" in row(page, 0, "temp").locator(".answer").inner_text(), True)
+
+
+def test_rows_behind_a_value_are_profiled_by_the_kernel(notebook):
+    page, kernel = notebook
+    kernel.execute_interactive("p.selection = {'column': 'port'}")
+    form = row(page, 0, "port").locator("form").first
+    n = kernel.value("spring.filter(pl.col('port') == 'Mokpo').height")
+    form.locator("select").select_option("Mokpo")
+    form.locator("button").click()
+    back = output(page, 0).locator(".back")
+    back.wait_for(timeout=20_000)
+    assert f"{n:,} rows" in back.inner_text() and str(n) in output(page, 0).locator(".facts").inner_text()
+    back.locator("button").click()
+    back.wait_for(state="detached", timeout=20_000)
+    assert "400" in output(page, 0).locator(".facts").inner_text()
+
+
+def test_finer_bins_are_drawn_by_the_kernel(notebook):
+    page, kernel = notebook
+    kernel.execute_interactive("d.selection = {'column': 'temp'}")
+    row(page, 1, "temp").locator("form button").click()
+    row(page, 1, "temp").locator(".answer svg").wait_for(timeout=20_000)
+
+
+def test_another_row_is_explained_by_the_kernel(notebook):
+    page, kernel = notebook
+    form = output(page, 2).locator("form[data-ask*=row]")
+    form.locator("input").fill("17")
+    form.locator("button").click()
+    output(page, 2).locator(".answer svg").first.wait_for(timeout=60_000)
+
+
+def test_typing_in_a_view_is_no_shortcut_of_the_notebook(notebook):
+    page, kernel = notebook
+    search = output(page, 0).locator("input[type=search]").first
+    search.click()
+    page.keyboard.type("ddaabxx")
+    assert search.input_value() == "ddaabxx" and page.locator(".jp-Cell").count() == 3
+    search.fill("")
+
+
+def test_the_theme_of_jupyter_holds(notebook):
+    page, kernel = notebook
+    assert output(page, 0).get_attribute("data-theme") == "light"
+    page.evaluate("document.body.dataset.jpThemeLight = 'false'")
+    soon(lambda: output(page, 0).get_attribute("data-theme"), "dark", 5)
+    page.evaluate("document.body.dataset.jpThemeLight = 'true'")
