@@ -235,7 +235,8 @@ class Frame:
             span = self.x[1] - self.x[0]
             x_ticks = [(t, when(t, span) if self.unit == "time" else number(t)) for t in make(*self.x, 5)]
         end = self.width - (text_width(x_label) + 10 if x_label else 0)
-        for x, s, anchor in thin([(self.px(t), s) for t, s in x_ticks], self.left + (10 if self.gutter else -6), end): out.append(label(x, base + 15, s, anchor))
+        start = self.left + (10 if self.gutter else -6)
+        out += [label(x, base + 15, s, anchor) for x, s, anchor in thin([(self.px(t), s) for t, s in x_ticks], start, end)]
         return "".join(out) + (label(self.width, base + 15, x_label, "end") if x_label else "")
 
 def _widen(low, high):

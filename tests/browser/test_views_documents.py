@@ -24,9 +24,7 @@ def sea(mean=14., ports=("부산", "Mokpo", EVIL), n=500, seed=0):
 
 def explanation():
     """A small explanation, made by hand."""
-    try: from mlwb.model.explain import Attribution, Explanation, Row
-    except ImportError:
-        import sys; sys.path.insert(0, "/tmp/nbk/show"); from fix import Attribution, Explanation, Row
+    from mlwb.model.explain import Attribution, Explanation, Row
     rng, names = random.Random(0), ["수온(°C)", "port", EVIL, "depth_m"]
     columns = []
     for i, name in enumerate(names):
@@ -45,7 +43,7 @@ def explanation():
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory):
     """kind -> a saved document."""
-    from mlwb.show.views import view, register; register("fix.Explanation", "mlwb.show.explain:ExplanationView")
+    from mlwb.show.views import view
     folder = tmp_path_factory.mktemp("views")
     views = {"profile": explore(sea(), target="caught", name=f"sea {EVIL}"), "drift": drift(sea(), sea(19., ("부산", "Mokpo", EVIL, "제주"), seed=1)),
              "explanation": view(explanation())}
