@@ -162,7 +162,7 @@ def test_model_takes_rows_in_any_form(trips):
     records = json.loads(te.to_json(orient="records", date_format="iso"))
     for rows in (pl.from_pandas(te), records, {k: [r[k] for r in records] for k in records[0]}, te.astype(object), te[reversed(te.columns)]):
         assert np.allclose(m.score(rows), want)
-    odd = {"출발": "2014-02-29" if False else "2014-02-28", "km": "", "carrier": "처음 보는 항공사", "tail": None, "night": "true", "stops": "2"}
+    odd = {"출발": "2014-02-28", "km": "", "carrier": "처음 보는 항공사", "tail": None, "night": "true", "stops": "2"}
     assert 0 < m.score([odd])[0] < 1
     with pytest.raises(InputError, match="column 'km' holds 'far'"): m.score([odd | {"km": "far"}])
     with pytest.raises(InputError, match="lack the column 'tail'"): m.score(te.drop(columns="tail"))

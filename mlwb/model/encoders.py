@@ -64,7 +64,7 @@ class Levels(Frame):
 
     def code(self, c, s):
         s, levels = as_text(s), self.levels_[c]
-        code = pd.Categorical(s, categories=levels).codes.astype(np.int32) + 2
+        code = pd.Index(levels, dtype="str").get_indexer(s) + 2
         code[code == 1] = np.where(s.isna().to_numpy()[code == 1], 0, 1)
         return code
 
@@ -115,7 +115,7 @@ def as_times(
     t = pd.to_datetime(s, utc=True, format=None if pd.api.types.is_datetime64_any_dtype(s) else "ISO8601")
     return t.dt.tz_localize(None)
 
-CALENDAR = {"hour": lambda t: t.dt.hour + t.dt.minute / 60, "weekday": lambda t: t.dt.weekday, "day": lambda t: t.dt.day,
+CALENDAR = {"hour": lambda t: t.dt.hour + t.dt.minute / 60, "weekday": lambda t: t.dt.day_of_week, "day": lambda t: t.dt.day,
             "yearday": lambda t: t.dt.dayofyear}
 
 class Calendar(Frame):
