@@ -101,7 +101,8 @@ def test_the_log_as_source(tmp_path):
     ids = log.append([{"id": f"r{i}", "time": t.strftime("%Y-%m-%dT%H:%M:%SZ"), "model": "demo", "version": "1", "inputs": x, "score": p, "prediction": p > .5}
                       for i, (t, x, p) in enumerate(zip(rows["at"], inputs, score))])
     drift, mon = monitor(m, s, e, GOAL, source="log", log=log, version="1")
-    assert mon.window["rows"] == 1500 and mon.realized is None and drift["km"].verdict == "drift" and drift["carrier"].verdict == "ok" and mon.decision == "investigate"
+    assert mon.window["rows"] == 1500 and mon.realized is None and mon.decision == "investigate"
+    assert drift["km"].verdict == "drift" and drift["carrier"].verdict == "ok"
     labels = pd.Series(rows["late"].to_numpy()[:1000], index=ids[:1000])
     _, known = monitor(m, s, e, GOAL, source="log", log=log, version="1", labels=labels)
     assert known.window["labelled"] == 1000 and known.realized.n == 1000 and known.kpi["total"] > 0

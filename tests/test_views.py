@@ -30,8 +30,8 @@ print(*sorted(view._repr_mimebundle_()), view._repr_mimebundle_()["text/html"].c
 """
 
 
-def test_without_a_kernel_a_view_is_html(): assert run(BUNDLE) == "text/html text/plain 1"
-def test_in_a_run_the_page_brings_the_script(): assert run(BUNDLE, MLWB_RUN="r1") == "text/html text/plain 0"
+def test_without_a_kernel_a_view_is_html(): assert run(BUNDLE) == "text/html text/plain 2"
+def test_in_a_run_the_result_travels_along(): assert run(BUNDLE, MLWB_RUN="r1") == "application/vnd.mlwb.result+json text/html text/plain 2"
 
 
 def test_rendering_is_deterministic():

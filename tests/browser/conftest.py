@@ -1,5 +1,6 @@
 """A Chromium that makes no request of its own, and a JupyterLab to drive."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -46,9 +48,9 @@ def open_page(browser):
 
 
 class Lab:
-    """A running JupyterLab over a temporary folder."""
+    """A running JupyterLab."""
 
-    def __init__(self, folder, port, token): self.folder, self.port, self.token = folder, port, token
+    def __init__(self, folder, runtime, port, token): self.folder, self.runtime, self.port, self.token = folder, runtime, port, token
     def url(self, notebook): return f"http://127.0.0.1:{self.port}/lab/tree/{notebook}?token={self.token}&reset"
 
     def api(self, path):
@@ -59,7 +61,7 @@ class Lab:
         """A client of the kernel that a notebook runs on: `kernel.value("expression")`."""
         from jupyter_client import BlockingKernelClient
         session = next(s for s in self.api("sessions") if s["path"] == notebook)
-        files = list(self.folder.parent.rglob(f"kernel-{session['kernel']['id']}.json"))
+        files = list(self.runtime.rglob(f"kernel-{session['kernel']['id']}.json"))
         client = BlockingKernelClient(connection_file=str(files[0]))
         client.load_connection_file(); client.start_channels(); client.wait_for_ready(timeout=60)
 
@@ -71,12 +73,9 @@ class Lab:
         return client
 
 
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory, chromium):
-    """JupyterLab on a free port, with settings of its own."""
-    home = tmp_path_factory.mktemp("lab")
-    folder = home / "work"
-    folder.mkdir()
+@contextlib.contextmanager
+def running_lab(home, folder, *command):
+    """JupyterLab over a folder, on a free port, with settings of its own under `home`."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     token = secrets.token_hex(16)
@@ -88,11 +87,10 @@ def lab(tmp_path_factory, chromium):
     tracker.parent.mkdir(parents=True)
     tracker.write_text('{"windowingMode": "none"}')  # cells that are scrolled away stay in the page
     log = (home / "lab.log").open("w")
-    process = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--ip=127.0.0.1",
-                                f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--ServerApp.allow_root=True",
-                                "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
-                               env=env, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-    lab = Lab(folder, port, token)
+    process = subprocess.Popen([*command, "--no-browser", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--ip=127.0.0.1",
+                                f"--IdentityProvider.token={token}", "--ServerApp.allow_root=True", "--LabApp.news_url=",
+                                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"], env=env, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    lab = Lab(folder, home / "runtime", port, token)
     try:
         for _ in range(240):
             try: lab.api("status"); break
@@ -105,3 +103,22 @@ def lab(tmp_path_factory, chromium):
         process.terminate()
         try: process.wait(20)
         except subprocess.TimeoutExpired: process.kill()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory, chromium):
+    """JupyterLab over an empty folder."""
+    home = tmp_path_factory.mktemp("lab")
+    (home / "work").mkdir()
+    with running_lab(home, home / "work", sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={home / 'work'}") as lab: yield lab
+
+
+@pytest.fixture(scope="session")
+def project_lab(tmp_path_factory, chromium, make_project):
+    """`mlwb lab` in a fresh project around a small table."""
+    import numpy as np
+    import pandas as pd
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=600)
+    root = make_project(pd.DataFrame({"size": size.round(3), "bought": np.where(size + rng.normal(size=600) > 0, "yes", "no")}), "bought", name="lab")
+    with running_lab(tmp_path_factory.mktemp("lab"), root, Path(sys.executable).with_name("mlwb"), "lab") as lab: yield lab

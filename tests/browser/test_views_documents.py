@@ -220,14 +220,17 @@ def test_a_page_holds_many_views_and_one_script(documents, open_page, tmp_path):
     assert hosts.nth(0).locator("[data-list=columns] > details:visible").count() == 7 and hosts.nth(1).locator("[data-list=columns] > details:visible").count() == 1
 
 
-def test_html_put_in_by_a_script_is_upgraded(open_page, tmp_path):
-    """As notebook front ends do it: the fragment by innerHTML, then its script."""
+@pytest.mark.parametrize("form", ["fragment", "output"])
+def test_html_put_in_by_a_script_is_upgraded(open_page, tmp_path, form):
+    """As notebook front ends do it: the HTML by innerHTML, then its script."""
     from mlwb.show.views import asset
     v = explore(sea(), target="caught")
+    html = str(v.html()) if form == "fragment" else v._repr_mimebundle_()["text/html"]
     (tmp_path / "host.html").write_text("<!doctype html><meta charset=utf-8><body data-jp-theme-light=false><div id=out></div>")
     page = open_page(tmp_path / "host.html")
-    page.evaluate("(html) => { document.getElementById('out').innerHTML = html; }", str(v.html()))
+    page.evaluate("(html) => { document.getElementById('out').innerHTML = html; }", html)
     assert page.locator("mlwb-view table").first.is_visible()
     page.add_script_tag(content=str(asset("view.js")), type="module")
     inside(page, ".view.live-js").wait_for()
     assert inside(page, "[data-list=columns] > details").count() == 7 and page.locator("mlwb-view").get_attribute("data-theme") == "dark"
+    assert not page.dialogs and not page.errors

@@ -143,3 +143,19 @@ def test_the_theme_of_jupyter_holds(notebook):
     page.evaluate("document.body.dataset.jpThemeLight = 'false'")
     soon(lambda: output(page, 0).get_attribute("data-theme"), "dark", 5)
     page.evaluate("document.body.dataset.jpThemeLight = 'true'")
+
+
+def test_a_saved_notebook_that_is_not_trusted_shows_a_sentence_and_a_table(lab, browser):
+    import polars as pl
+
+    from mlwb.show.explore import explore
+    view = explore(pl.DataFrame({"temp": [1.5, 2, 3, None] * 30, "port": ["<b>a</b>", "b", "c", "d"] * 30}))
+    output = nbformat.v4.new_output("execute_result", data=view._repr_mimebundle_(), execution_count=1)
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("view", outputs=[output], execution_count=1)]), lab.folder / "untrusted.ipynb")
+    page = browser.new_page()
+    page.goto(lab.url("untrusted.ipynb"))
+    shown = page.locator(".jp-OutputArea-output").first
+    shown.locator("table").wait_for(timeout=120_000)
+    text = shown.inner_text()
+    assert "120 rows and 2 columns" in text and shown.locator("tr").count() == 3 and "u003c" not in text and "{" not in text
+    page.close()
