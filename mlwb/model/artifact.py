@@ -92,14 +92,19 @@ class Model:
                              f"{suggest(gone[0], df.columns)} It needs: {', '.join(self.columns)}.")
         return pd.DataFrame({c: cast(df[c], k) for c, k in self.columns.items()}, index=df.index)
 
+    def matrix(self, rows) -> np.ndarray:  # float32, what the estimator sees
+        "Rows in any form, prepared; the same as the pipeline's own step, without its overhead for single rows."
+        df = self.coerce(rows)
+        return np.hstack([t.transform(df) for name, t, _ in self.pipeline["prepare"].transformers_ if name != "remainder"])
+
     def proba(self, rows) -> np.ndarray:  # n × classes
         "The probability of each class."
         if not self.classes: raise InputError(f"The model predicts the number {self.target!r}; it has no probabilities. Use predict.")
-        return self.pipeline.predict_proba(self.coerce(rows))
+        return self.pipeline["model"].predict_proba(self.matrix(rows))
 
     def score(self, rows) -> np.ndarray:
         "The positive class's probability (n), all classes' (n × k), or the predicted number (n)."
-        if not self.classes: return self.pipeline.predict(self.coerce(rows)).astype(float)
+        if not self.classes: return self.pipeline["model"].predict(self.matrix(rows)).astype(float)
         p = self.proba(rows)
         return p[:, 1] if len(self.classes) == 2 else p
 

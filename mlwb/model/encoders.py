@@ -6,6 +6,8 @@
 __all__ = ['CALENDAR', 'as_numbers', 'Frame', 'Numbers', 'as_text', 'Levels', 'Means', 'as_times', 'Calendar']
 
 # %% ../../notebooks/lib/model/03_encoders.ipynb #encoders-imports
+import bisect
+
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -17,7 +19,7 @@ def as_numbers(
     "A column as floats."
     if s.dtype == object: s = pd.to_numeric(s.map(_plain).astype("object"))
     elif pd.api.types.is_string_dtype(s): s = pd.to_numeric(s)
-    x = s.astype("float64").to_numpy(na_value=np.nan)
+    x = s.to_numpy() if s.dtype == np.float64 else s.astype("float64").to_numpy(na_value=np.nan)
     return np.where(np.isfinite(x), x, np.nan)
 
 def _plain(v): return None if v is None or v is pd.NA or v == "" else v if isinstance(v, str) else float(v)
@@ -37,6 +39,11 @@ class Frame(TransformerMixin, BaseEstimator):
 
 class Numbers(Frame):
     "Numbers and booleans as float32, gaps as NaN."
+    def transform(self, X):
+        block = X[self.columns_]
+        if not (block.dtypes == np.float64).all(): return super().transform(X)
+        x = block.to_numpy(dtype=np.float32)
+        return np.where(np.isfinite(x), x, np.float32(np.nan))
     def encode(self, c, s): return as_numbers(s)
 
 # %% ../../notebooks/lib/model/03_encoders.ipynb #levels
@@ -48,6 +55,10 @@ def as_text(
     if pd.api.types.is_float_dtype(s):
         s = s.astype("Int64") if ((s.dropna() % 1) == 0).all() else s
     return s if pd.api.types.is_string_dtype(s) and s.dtype != object else s.astype("object").map(str, na_action="ignore").astype("str")
+
+def _place(levels, v):
+    i = bisect.bisect_left(levels, v) if isinstance(v, str) else len(levels)
+    return i + 2 if i < len(levels) and levels[i] == v else 1
 
 class Levels(Frame):
     "Categories as one column each."
@@ -64,7 +75,8 @@ class Levels(Frame):
 
     def code(self, c, s):
         s, levels = as_text(s), self.levels_[c]
-        code = pd.Index(levels, dtype="str").get_indexer(s) + 2
+        if len(s) <= 50: code = np.array([_place(levels, v) for v in s], dtype=np.int64)  # a request: no hash table is worth its making
+        else: code = pd.Index(levels, dtype="str").get_indexer(s) + 2
         code[code == 1] = np.where(s.isna().to_numpy()[code == 1], 0, 1)
         return code
 

@@ -76,7 +76,7 @@ def take_apart(model, X: pd.DataFrame) -> Route:
     "Find the route into a model; X is a sample of its rows."
     if isinstance(model, Model):
         prepare, est = model.pipeline["prepare"], model.pipeline["model"]
-        return _ends(Route(model.name, est, lambda d: prepare.transform(model.coerce(d)), groups(prepare), model.columns, model.classes, model.target))
+        return _ends(Route(model.name, est, model.matrix, groups(prepare), model.columns, model.classes, model.target))
     columns = {str(c): kind_of(X[c]) for c in X}
     classes = [str(c) for c in getattr(model, "classes_", [])]
     if not (hasattr(model, "predict") or callable(model)):
