@@ -83,7 +83,7 @@ def waterfall(
     if rest := order[top:]: steps.append(("", str(msg("{n} other columns", n=len(rest))), sum(contributions[c] or 0 for c in rest)))
     at, total = [base], base
     for *_, v in steps: total += v; at.append(total)
-    left, row = width * .44, 24
+    left, row = width * .42, 24
     room = width - left - 62; lo, hi = min(at), max(at); k = room / ((hi - lo) or 1)
     def px(v): return left + 4 + (v - lo) * k
     end = row * (len(steps) + 1)

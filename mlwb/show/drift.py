@@ -24,7 +24,8 @@ def p_value(p: float|None) -> str:
 
 def signed(share: float|None) -> str:
     "A difference of shares, in percentage points."
-    return "–" if share is None or abs(share) < 5e-4 else ("+" if share > 0 else "−") + percent(abs(share))
+    if share is None or abs(share) < 5e-5: return "–"
+    return ("+" if share > 0 else "−") + (percent(abs(share)) if abs(share) >= .001 else percent(abs(share), 2))
 
 def overlay(reference: list, current: list, width=96, height=24) -> Markup:
     "Both shapes in a row of the list: reference filled, current as a line."
@@ -95,11 +96,11 @@ def _context(self):
     head = [(a, number(rows.get("reference")), msg("rows")), (b, number(rows.get("current")), msg("rows")),
             (msg("columns compared"), number(len(columns)), ""), (msg("drifting"), number(sum(c.verdict == "drift" for c in columns)), ""),
             (msg("false alarms allowed"), percent(result.alpha), "")]
-    periods = [(h["label"], state_of(h["verdict"]), _worst(h)) for h in result.history]
+    periods = [(Markup('<span class="nowrap">{}</span>').format(h["label"]), state_of(h["verdict"]), _worst(h)) for h in result.history]
     return dict(reference=a, current=b, columns=columns, head=head, worst=[c for c in columns if c.verdict == "drift"][:8], periods=periods,
                 overview=_overview(result), overview_wide=len(result.history) > 6, grave=("missing column", "type changed"),
                 verdicts=[(v, state_word(v)) for v in _ORDER if any(c.verdict == v for c in columns)],
-                most=max([abs(c.effect or 0) for c in columns] + [.3]), type_word=type_word, p=p_value, signed=signed, figures=figures_of,
+                most=min(max([abs(c.effect or 0) for c in columns] + [.3]), 1), type_word=type_word, p=p_value, signed=signed, figures=figures_of,
                 spark=lambda c: overlay(c.reference.get("counts") or [], c.current.get("counts") or []),
                 pair=lambda c: pair_of(c, (a, b)), definition=definition_of)
 

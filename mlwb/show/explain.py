@@ -40,7 +40,7 @@ def reason_of(row) -> str:
 
 def steps_of(row, base: float, unit: str) -> Markup:
     "A row's waterfall."
-    return charts.waterfall(base, row.contributions, row.values, 12, unit, str(msg("steps from the average to row {row}", row=row.id)), 560)
+    return charts.waterfall(base, row.contributions, row.values, 12, unit, str(msg("steps from the average to row {row}", row=row.id)), 420)
 
 # %% ../../notebooks/lib/show/04_explain.ipynb #view
 class ExplanationView(View):
@@ -72,7 +72,7 @@ class ExplanationView(View):
     def context(self):
         r = self.result
         head = [(msg("rows explained"), number(r.n), ""), (msg("columns"), number(len(r.columns)), ""),
-                (msg("average output"), number(r.base), r.unit), (msg("method"), r.method, msg("exact") if r.exact else msg("sampled"))]
+                (msg("average output"), number(r.base), r.unit), (msg("values are"), msg("exact") if r.exact else msg("sampled"), "")]
         def actual(v): return number(v) if isinstance(v, float) else "–" if v is None else str(v)
         return dict(head=head, what=self.what(), most=max([c.importance or 0 for c in r.columns] + [1e-12]), method=self.method(),
                     numeric=numeric, type_word=type_word, shape=lambda c: shape_of(c, r.unit), bins=bins_of, reason=reason_of,

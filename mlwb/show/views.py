@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CSP', 'RESULT', 'asset', 'environment', 'shown', 'state_word', 'View', 'inner', 'html', 'page', 'document', 'save',
-           'observe', 'answer', 'live', 'bundle', 'register', 'find_view', 'view']
+           'observe', 'answer', 'live', 'embedded', 'bundle', 'register', 'find_view', 'view']
 
 # %% ../../notebooks/lib/show/01_views.ipynb #views-imports
-import importlib, importlib.util, os
+import importlib, importlib.util, json, os
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -177,10 +177,18 @@ def live() -> bool:
     except ImportError: return False
     return getattr(get_ipython(), "kernel", None) is not None
 
+def embedded(
+    view: View,
+) -> Markup:
+    "The view as a notebook's output."
+    data = Markup(json.dumps(str(inner(view)), ensure_ascii=False).replace("<", "\\u003c"))
+    inside = Markup('<script type="application/json">{}</script>').format(data)
+    shell = environment().get_template("_view.html.j2").render(view=view, inner=None, data=inside, lang=_lang())
+    return Markup(shell) + Markup('<script type="module">{}</script>').format(asset("view.js"))
+
 def bundle(self, include=None, exclude=None, **kw):
     "What Jupyter asks for."
-    script = "" if os.environ.get("MLWB_RUN") else f'<script type="module">{asset("view.js")}</script>'
-    out = {"text/plain": f"{self.title}: {say(self.summary())}", "text/html": self.html() + Markup(script)}
+    out = {"text/plain": f"{self.title}: {say(self.summary())}", "text/html": embedded(self)}
     if live():
         from mlwb.show.widgets import widget
         out |= widget(self)

@@ -165,6 +165,8 @@ function upgrade(host) {                     // a view that stands in a page
   host.dataset.upgraded = "1"; theme(host);
   const template = host.querySelector(":scope > template[shadowrootmode]");
   if (!host.shadowRoot && template) { host.attachShadow({ mode: "open" }).append(template.content); template.remove(); }   // came in by innerHTML
+  const data = host.querySelector(":scope > script[type='application/json']");
+  if (!host.shadowRoot && data) host.attachShadow({ mode: "open" }).innerHTML = JSON.parse(data.textContent);                // a notebook's output
   if (host.shadowRoot) mount(host.shadowRoot);
 }
 

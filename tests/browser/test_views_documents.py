@@ -86,7 +86,7 @@ def test_texts_of_figures_do_not_overlap(documents, open_page, kind):
     assert not clashes
 
 
-@pytest.mark.parametrize("kind,words", [("profile", ["500", "수온(°C)", "Alerts"]), ("drift", ["columns drift", "제주"]), ("explanation", ["boosting", "TreeSHAP", "−1.1"])])
+@pytest.mark.parametrize("kind,words", [("profile", ["500", "수온(°C)", "Alerts"]), ("drift", ["columns drift", "제주"]), ("explanation", ["boosting", "exact", "−1.1"])])
 def test_without_scripts_verdict_tables_and_charts_are_there(documents, open_page, kind, words):
     page = open_page(documents[kind], scripts=False)
     inside(page, "[data-list=columns] > details:not([open]) > summary").first.click()
