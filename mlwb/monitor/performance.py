@@ -13,6 +13,7 @@ import numpy as np
 from ..core.errors import unknown
 from ..core.messages import Message, msg
 from ..core.results import Result, plain
+from ..model.evaluate import LABELS
 from ..model.metrics import DEFINITIONS, PRIMARY, Measure, Metric, bootstrap, interval, task_of
 from .drift import Drift, Reference
 from .drift import document as drift_document
@@ -101,7 +102,7 @@ def monitor(
     known = w.known
     realized = measured(w.y[known], w.score[known], model.classes, name, n_boot, seed) if known.any() else None
     spent = [p.cost for p in periods if p.cost is not None]
-    kpi = {"total": sum(spent), "per_row": sum(spent) / known.sum(), "currency": getattr(frame, "currency", "")} if spent else {}
+    kpi = {"total": sum(spent), "per_row": sum(spent) / int(known.sum()), "currency": getattr(frame, "currency", "")} if spent else {}
     window = {"start": w.pieces[0][1], "end": w.pieces[-1][2], "rows": len(w.frame), "labelled": int(known.sum())}
     back = _back(model, previous, w, periods, name, seed) if previous is not None else False
     decision, because = decide(periods, test, name, back)
@@ -136,7 +137,7 @@ def decide(
 ) -> tuple[str, Message]:
     "What to do, and why."
     known, last = [p for p in periods if p.metric], periods[-1]
-    facts = {"metric": name, "low": test and test.low, "high": test and test.high}
+    facts = {"metric": LABELS.get(name, name), "low": test and test.low, "high": test and test.high}
     if known and known[-1].decayed:
         p = known[-1]
         facts |= {"value": p.metric.value, "period": p.label, "n": sum(q.decayed for q in known), "of": len(known)}
@@ -147,7 +148,7 @@ def decide(
     if last.drift == "drift" and not last.metric:
         return "investigate", msg("{n} columns drifted in {period} ({columns}), and there are no labels to tell whether it matters", **moved)
     if last.drift == "drift":
-        return "investigate", msg("{n} columns drifted in {period} ({columns}), but {metric} holds: {value:.3f}", **moved, metric=name,
+        return "investigate", msg("{n} columns drifted in {period} ({columns}), but {metric} holds: {value:.3f}", **moved, metric=LABELS.get(name, name),
                                   value=last.metric.value)
     if known:
         return "ok", msg("{metric} holds: {value:.3f} in {period}, {low:.3f} to {high:.3f} in the test", **facts,
@@ -164,7 +165,7 @@ def alerts(
     "What a person would want to be told, period by period."
     out = []
     for p in periods:
-        if p.decayed: out.append(_alert("decay", p, msg("{metric} {value:.3f}, {low:.3f} to {high:.3f} in the test", metric=name,
+        if p.decayed: out.append(_alert("decay", p, msg("{metric} {value:.3f}, {low:.3f} to {high:.3f} in the test", metric=LABELS.get(name, name),
                                                         value=p.metric.value, low=test.low, high=test.high)))
         if p.drift == "drift": out.append(_alert("drift", p, msg("{n} columns drifted: {columns}", n=len(p.drifted),
                                                                  columns=", ".join(c[:40] for c in p.drifted[:5]))))

@@ -13,6 +13,7 @@ from typing import Any
 from ..core.errors import InputError, unknown
 from ..core.messages import Message, msg
 from ..core.results import Result
+from ..model.evaluate import LABELS, compare
 from ..model.metrics import DEFINITIONS, PRIMARY, task_of
 
 # %% ../../notebooks/lib/release/01_gate.ipynb #approval
@@ -58,8 +59,8 @@ def thresholds(
         for name, limit in sorted((_get(acceptance, field) or {}).items()):
             if name not in metrics: raise unknown("metric for an acceptance threshold", name, metrics)
             v = _value(metrics[name])
-            text = msg("{metric} {value:.4f}, at least {limit:g} was asked for", metric=name, value=v, limit=limit) if kind == "least" else \
-                msg("{metric} {value:.4f}, at most {limit:g} was asked for", metric=name, value=v, limit=limit)
+            text = msg("{metric} {value:.4f}, at least {limit:g} was asked for", metric=LABELS.get(name, name), value=v, limit=limit) if kind == "least" else \
+                msg("{metric} {value:.4f}, at most {limit:g} was asked for", metric=LABELS.get(name, name), value=v, limit=limit)
             out.append(Gate(f"{kind} {name}", v is not None and ok(v, limit), v, limit, text))
     return out
 
@@ -76,7 +77,7 @@ def beats_dummy(
 ) -> Gate:
     "The gate against the dummy."
     d = against(difference, name)
-    args = d | {"metric": name, "value": _get(difference, "model"), "dummy": _get(difference, "other")}
+    args = d | {"metric": LABELS.get(name, name), "value": _get(difference, "model"), "dummy": _get(difference, "other")}
     if d["low"] > 0: text = msg("{metric} {value:.4f} is better than the dummy's {dummy:.4f}: by {d:.4f}, interval {low:.4f} to {high:.4f}", **args)
     else: text = msg("{metric} {value:.4f} is not better than the dummy's {dummy:.4f} beyond chance: by {d:.4f}, interval {low:.4f} to {high:.4f}", **args)
     return Gate("dummy", d["low"] > 0, d["low"], 0., text)
@@ -89,13 +90,12 @@ def meets_champion(
     n_boot: int = 200, seed: int = 0,
 ) -> Gate:
     "The gate against the champion."
-    facts = {"version": registered.version, "metric": name}
+    facts = {"version": registered.version, "metric": LABELS.get(name, name)}
     if way == "ignore": return Gate("champion", True, None, None, msg("The champion (version {version}) was not asked for", **facts))
     if registered.digest == model.digest():
         return Gate("champion", True, None, None, msg("The model is the champion itself (version {version})", **facts))
     other = registered.load()
     if why := incompatible(other, split): return Gate("champion", False, None, None, why)
-    from mlwb.model.evaluate import compare
     d = against(compare(model, other, split, n_boot, seed), name)
     return _against_champion(d, facts | d, way)
 
@@ -155,7 +155,7 @@ def decide(
 ) -> Approval:
     "Approved if no gate says no; the champion met again is `already champion`."
     failed, same = [g for g in gates if not g.passed], bool(registered) and registered.digest == digest
-    facts = {"n": len(gates), "failed": len(failed), "metric": metric, "value": value}
+    facts = {"n": len(gates), "failed": len(failed), "metric": LABELS.get(metric, metric), "value": value}
     if failed: decision, because = "rejected", msg("Rejected by {failed} of {n} gates: {first}", first=failed[0].message, **facts)
     elif same: decision, because = "already champion", msg("The champion itself, met again: {metric} {value:.4f}", **facts)
     else: decision, because = "approved", msg("Approved: {metric} {value:.4f}, all {n} gates passed", **facts)

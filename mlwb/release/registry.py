@@ -30,8 +30,9 @@ class Registered:
 
     def load(self):  # mlwb.model.artifact.Model
         "The model, checked: allowlist, and the digest that was registered."
-        import tempfile
+        import os, tempfile
         from mlwb.model.logged import from_mlflow, using
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         c = client(self.project)
         with tempfile.TemporaryDirectory() as tmp:
             try:

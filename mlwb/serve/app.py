@@ -68,14 +68,18 @@ def invoke(engine: Engine, body: bytes, content_type: str) -> dict:
     return write_invocation(engine.predict(read_invocation(body, content_type or "application/json"), "", "invocations"))
 
 # %% ../../notebooks/lib/serve/03_app.ipynb #routes
+async def _respond(request, work, engine, *args):
+    from fastapi.concurrency import run_in_threadpool
+    try: return _reply(await run_in_threadpool(work, engine, await read_body(request), *args))
+    except Exception as e: return _error(request, e)
+
 def _v2_routes(api, engine):
-    from fastapi import Request, concurrency
+    from fastapi import Request
     from mlwb import __version__
     api.get("/v2")(lambda: {"name": "mlwb", "version": __version__, "extensions": []})
     api.get("/v2/health/live")(lambda: {"live": True})
     api.get("/v2/health/ready")(lambda: {"ready": True})
-    async def infer_(request: Request, name: str, version: str | None = None):
-        return _reply(await concurrency.run_in_threadpool(infer, engine, await read_body(request), name, version))
+    async def infer_(request: Request, name: str, version: str | None = None): return await _respond(request, infer, engine, name, version)
     def ready(name: str, version: str | None = None):
         check_model(engine, name, version)
         return {"name": engine.name, "ready": True}
@@ -85,12 +89,11 @@ def _v2_routes(api, engine):
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         api.get(path)(about); api.get(path + "/ready")(ready); api.post(path + "/infer")(infer_)
 
+# %% ../../notebooks/lib/serve/03_app.ipynb #mlflow-routes
 def _mlflow_routes(api, engine):
-    from fastapi import Request, concurrency
+    from fastapi import Request
     from mlwb import __version__
-    async def invocations(request: Request):
-        body = await read_body(request)
-        return _reply(await concurrency.run_in_threadpool(invoke, engine, body, request.headers.get("content-type", "")))
+    async def invocations(request: Request): return await _respond(request, invoke, engine, request.headers.get("content-type", ""))
     api.post("/invocations")(invocations)
     for path in ("/ping", "/health"): api.get(path)(lambda: {"status": "ok"})
     api.get("/version")(lambda: {"mlwb": __version__, "model": engine.name, "version": engine.version})
@@ -106,11 +109,9 @@ def make_app(
     _v2_routes(api, engine)
     _mlflow_routes(api, engine)
     async def http(request, e): return _error(request, Refused(f"{request.method} {request.url.path[:200]}: {e.detail}.", e.status_code))
+    async def mine(request, e): return _error(request, e)
     api.add_exception_handler(HTTPException, http)
-    @api.middleware("http")
-    async def errors(request, call_next):
-        try: return await call_next(request)
-        except Exception as e: return _error(request, e)
+    api.add_exception_handler(MlwbError, mine)
     return api
 
 def app(
