@@ -7,6 +7,7 @@ __all__ = ['Attribution', 'Row', 'Explanation', 'Route', 'take_apart', 'raw_of',
            'explain']
 
 # %% ../../notebooks/lib/model/16_explain.ipynb #explain-imports
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -205,7 +206,7 @@ def explain(
     positive=None,           # class to explain; None: the last one
 ) -> Explanation:
     "Explain a model on rows; contributions of a row add up to its raw prediction minus the base."
-    X = X.reset_index(drop=False) if isinstance(X, pd.DataFrame) and X.index.name else as_frame(_named(X))
+    X = as_frame(_named(X))
     if not len(X): raise InputError("There are no rows to explain.")
     rng = np.random.default_rng(seed)
     at = np.sort(rng.choice(len(X), min(n, len(X)), replace=False))
@@ -216,7 +217,10 @@ def explain(
     if gone := [c for c in r.columns if c not in part]: raise InputError(f"The rows lack the column {gone[0]!r}, which the model needs.")
     classes = list(map(str, r.classes))
     output = classes.index(str(positive)) if positive is not None and str(positive) in classes else -1
-    v, base, raw, unit, method, exact, b = contributions(r, part, other, output, seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="X does not have valid feature names")
+        v, base, raw, unit, method, exact, b = contributions(r, part, other, output, seed)
+    if unit == "log-odds" and output == 0: v, base, raw = -v, -base, -raw  # the other of two classes
     if exact and (off := np.abs(v.sum(axis=1) + base - raw).max()) > 1e-3 * max(1, np.abs(raw).max()):
         method, exact = f"{method}; contributions miss the prediction by up to {off:.2g}", False
     actual = None if y is None else list(pd.Series(np.asarray(y, dtype=object))[at])

@@ -6,6 +6,8 @@
 __all__ = ['is_tree', 'tree_values', 'linear_values', 'permutation_values', 'mixer', 'frame_mixer']
 
 # %% ../../notebooks/lib/model/15_shapley.ipynb #shapley-imports
+import warnings
+
 import numpy as np
 
 # %% ../../notebooks/lib/model/15_shapley.ipynb #trees
@@ -19,7 +21,9 @@ def tree_values(
     output: int = -1,  # class, where there is one set of values a class
 ) -> tuple[np.ndarray, float]:  # n × d, base
     "Exact Shapley values of trees, in the raw unit."
-    import shap
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # shap's import warns of its own plots
+        import shap
     e = shap.TreeExplainer(est)
     v = np.asarray(e.shap_values(Z, check_additivity=False))
     base = np.atleast_1d(np.asarray(e.expected_value, dtype=float))
