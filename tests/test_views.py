@@ -35,5 +35,8 @@ def test_in_a_run_the_result_travels_along(): assert run(BUNDLE, MLWB_RUN="r1") 
 
 
 def test_rendering_is_deterministic():
-    code = "import polars as pl, mlwb, hashlib; print(hashlib.sha256(mlwb.explore(pl.DataFrame({'a': [1.5, 2, None] * 50, 'b': list('xyz') * 50})).document().encode()).hexdigest())"
+    code = """
+import hashlib, mlwb, polars as pl
+view = mlwb.explore(pl.DataFrame({"a": [1.5, 2, None] * 50, "b": list("xyz") * 50}))
+print(hashlib.sha256(view.document().encode()).hexdigest())"""
     assert run(code, PYTHONHASHSEED="1") == run(code, PYTHONHASHSEED="2")

@@ -29,7 +29,8 @@ def shape_of(c, unit: str) -> Markup:
 def bins_of(c) -> list:
     "The dependence as rows of a table."
     def span(b): return f"{number(b.get('q10'))} … {number(b.get('q90'))}"
-    return [(b.get("label", ""), number(b.get("mean")), span(b), number(b.get("n"))) for b in c.bins]
+    def where(b): return charts.interval(b, c.kind == "time") if b.get("low") is not None else b.get("label", "")
+    return [(where(b), number(b.get("mean")), span(b), number(b.get("n"))) for b in c.bins]
 
 def reason_of(row) -> str:
     "The strongest contribution of a row, with its direction."

@@ -34,7 +34,8 @@ def explanation():
             bins = [dict(label=s, low=None, high=None, n=30, mean=m, q10=m - .1, q90=m + .1) for s, m in (("부산", .2), (EVIL, -.2))]
         else:
             points = [[None if k % 9 == 0 else (x := rng.gauss(14, 4)), size * (0 if k % 9 == 0 else x - 14) / 4] for k in range(90)]
-            bins = [dict(label=f"{a} – {a + 4}", low=float(a), high=a + 4., n=20, mean=(m := size * (a - 12) / 4), q10=m - .1, q90=m + .1) for a in (6, 10, 14, 18)]
+            bins = [dict(label=f"{a} – {a + 4}", low=float(a), high=a + 4., n=20, mean=(m := size * (a - 12) / 4), q10=m - .1, q90=m + .1)
+                    for a in (6, 10, 14, 18)]
         columns.append(Attribution(name, "category" if name == "port" else "number", size, points, bins))
     rows = [Row(str(i), .1 * i, i % 2, {n: f"{n} {i}" for n in names}, {n: rng.gauss(0, 1) for n in names}) for i in range(8)]
     return Explanation("boosting " + EVIL, "TreeSHAP", True, "log-odds", 500, 200, -1.1, "caught", "classification", columns, rows)
@@ -70,8 +71,8 @@ def test_a_document_asks_nobody_and_fits(documents, open_page, kind, scheme, wid
     assert inside(page, "svg.fig").count() > 3 and "onerror" in page.content()
     color = page.evaluate("getComputedStyle(document.querySelector('mlwb-view').shadowRoot.querySelector('.view')).backgroundColor")
     assert (color == "rgb(255, 255, 255)") == (scheme == "light")
-    overflow = inside(page, "summary, .facts, .banner, h3, .tools").evaluate_all("(es) => es.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)")
-    assert not overflow
+    wide = "(es) => es.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
+    assert not inside(page, "summary, .facts, .banner, h3, .tools").evaluate_all(wide)
     assert page.evaluate("document.querySelector('mlwb-view').shadowRoot.querySelectorAll('img,script').length") == 0 and not page.dialogs
 
 
@@ -81,12 +82,14 @@ def test_texts_of_figures_do_not_overlap(documents, open_page, kind):
     for e in inside(page, "details").all(): e.evaluate("e => e.open = true")
     clashes = page.evaluate("""() => [...document.querySelector('mlwb-view').shadowRoot.querySelectorAll('svg.fig')].flatMap(svg => {
         const t = [...svg.querySelectorAll('text:not([transform])')].map(e => [e.textContent, e.getBoundingClientRect()]).filter(([s, b]) => b.width);
-        return t.flatMap(([s, a], i) => t.slice(i + 1).filter(([u, b]) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3)
+        const clash = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3;
+        return t.flatMap(([s, a], i) => t.slice(i + 1).filter(([u, b]) => clash(a, b))
             .map(([u]) => svg.getAttribute('aria-label') + ': ' + s + ' / ' + u)); })""")
     assert not clashes
 
 
-@pytest.mark.parametrize("kind,words", [("profile", ["500", "수온(°C)", "Alerts"]), ("drift", ["columns drift", "제주"]), ("explanation", ["boosting", "exact", "−1.1"])])
+@pytest.mark.parametrize("kind,words", [("profile", ["500", "수온(°C)", "Alerts"]), ("drift", ["columns drift", "제주"]),
+                                        ("explanation", ["boosting", "exact", "−1.1"])])
 def test_without_scripts_verdict_tables_and_charts_are_there(documents, open_page, kind, words):
     page = open_page(documents[kind], scripts=False)
     inside(page, "[data-list=columns] > details:not([open]) > summary").first.click()
@@ -149,7 +152,8 @@ def test_the_keyboard_walks_and_opens(documents, open_page):
     page.keyboard.press("Enter")
     assert items.nth(2).get_attribute("open") is not None and selection(page) == {"column": items.nth(2).get_attribute("data-item")}
     page.keyboard.press("End")
-    assert page.evaluate("document.activeElement.shadowRoot.activeElement.parentElement === document.activeElement.shadowRoot.querySelector('[data-list]').lastElementChild")
+    last = "(root) => root.activeElement.parentElement === root.querySelector('[data-list]').lastElementChild"
+    assert page.evaluate(f"({last})(document.activeElement.shadowRoot)")
     outline = page.evaluate("getComputedStyle(document.activeElement.shadowRoot.activeElement).outlineStyle")
     assert outline == "solid"
 
@@ -187,11 +191,14 @@ def test_paper_shows_everything(documents, open_page):
 
 def test_contrast(documents, open_page):
     """WCAG AA: text of the view against its background, in both themes."""
-    js = """() => { const root = document.querySelector('mlwb-view').shadowRoot, lin = (c) => { c /= 255; return c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4; };
+    js = """() => { const root = document.querySelector('mlwb-view').shadowRoot;
+      const lin = (c) => { c /= 255; return c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4; };
       const L = (s) => { const [r, g, b] = s.match(/[\\d.]+/g).map(Number); return .2126 * lin(r) + .7152 * lin(g) + .0722 * lin(b); };
-      const ground = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$/.test(c) && c !== 'transparent') return c; }
+      const ground = (e) => {
+        for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$/.test(c) && c !== 'transparent') return c; }
         return getComputedStyle(root.querySelector('.view')).backgroundColor; };
-      const out = []; for (const e of root.querySelectorAll('.view *')) { if (e.closest('svg') || ![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
+      const out = []; for (const e of root.querySelectorAll('.view *')) {
+        if (e.closest('svg') || ![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
         const a = L(getComputedStyle(e).color), b = L(ground(e)), ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
         if (ratio < 4.5) out.push([e.className, e.textContent.slice(0, 30), ratio]); } return out; }"""
     for kind in KINDS:
@@ -209,7 +216,8 @@ def test_fifty_columns_fit_in_a_megabyte(tmp_path):
 
 
 def test_a_page_holds_many_views_and_one_script(documents, open_page, tmp_path):
-    from mlwb.show.views import page as make, view
+    from mlwb.show.views import page as make
+    from mlwb.show.views import view
     views = [explore(sea(), target="caught"), view(explanation())]
     (tmp_path / "many.html").write_text(make([v.html() for v in views], msg("Two views")))
     page = open_page(tmp_path / "many.html")
@@ -217,7 +225,7 @@ def test_a_page_holds_many_views_and_one_script(documents, open_page, tmp_path):
     hosts = page.locator("mlwb-view")
     assert hosts.count() == 2
     hosts.nth(1).locator("input[type=search]").first.fill("port")
-    assert hosts.nth(0).locator("[data-list=columns] > details:visible").count() == 7 and hosts.nth(1).locator("[data-list=columns] > details:visible").count() == 1
+    assert [hosts.nth(i).locator("[data-list=columns] > details:visible").count() for i in (0, 1)] == [7, 1]
 
 
 @pytest.mark.parametrize("form", ["fragment", "output"])
