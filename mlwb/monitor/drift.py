@@ -37,11 +37,13 @@ class Drift(Result):
 def _schema(r: dict[str, Sample], df: pl.DataFrame, columns) -> list[dict]:
     out = []
     for c in columns:
-        if c not in df.columns: out.append({"column": c, "kind": "missing column", "message": msg("The current table has no such column")})
-        elif c not in r: out.append({"column": c, "kind": "new column", "message": msg("The reference has no such column")})
+        if c not in df.columns:
+            out.append({"column": c, "kind": "missing column", "message": msg("{column} is missing in the current table", column=repr(c[:60]))})
+        elif c not in r:
+            out.append({"column": c, "kind": "new column", "message": msg("{column} is new: the reference has no such column", column=repr(c[:60]))})
         elif not _same_kind(r[c].type, kind(df[c])):
             out.append({"column": c, "kind": "type changed",
-                        "message": msg("{a} in the reference, {b} now", a=r[c].dtype, b=str(df.schema[c]))})
+                        "message": msg("{column} was {a} in the reference and is {b} now", column=repr(c[:60]), a=r[c].dtype, b=str(df.schema[c]))})
     return out
 
 def _same_kind(a, b):
@@ -81,7 +83,8 @@ class Reference:
         results = sorted((p.result(alpha) for p in pairs), key=lambda c: (-VERDICTS.index(c.verdict), -abs(c.effect or 0), c.name))
         for p in pairs:
             if p.c.n and p.r.n and _constant(p.c) and not _constant(p.r):
-                schema.append({"column": p.r.name, "kind": "constant", "message": msg("Only one value is left")})
+                schema.append({"column": p.r.name, "kind": "constant",
+                               "message": msg("{column} holds only one value now", column=repr(p.r.name[:60]))})
         worst = max([VERDICTS.index(c.verdict) for c in results] + [_SCHEMA[s["kind"]] for s in schema], default=0)
         rows = {"reference": self.rows, "current": df.height}
         return Drift(VERDICTS[worst], rows, results, schema, alpha, self.name, name, [], [*said, *_NOTES])
