@@ -204,6 +204,7 @@ def profile(
     else: _print_profile(result)
     if out and not as_json: print(f"view: {out}")
 
+# %% ../notebooks/lib/90_cli.ipynb #show-profile
 def _save_view(result, out):
     from mlwb.core.workspace import publish
     from mlwb.show.views import view

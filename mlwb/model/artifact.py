@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastcore.basics import patch
 import numpy as np
 import pandas as pd
 
@@ -97,26 +98,31 @@ class Model:
         df = self.coerce(rows)
         return np.hstack([t.transform(df) for name, t, _ in self.pipeline["prepare"].transformers_ if name != "remainder"])
 
-    def proba(self, rows) -> np.ndarray:  # n × classes
-        "The probability of each class."
-        if not self.classes: raise InputError(f"The model predicts the number {self.target!r}; it has no probabilities. Use predict.")
-        return self.pipeline["model"].predict_proba(self.matrix(rows))
+# %% ../../notebooks/lib/model/08_artifact.ipynb #model-answers
+@patch
+def proba(self: Model, rows) -> np.ndarray:  # n × classes
+    "The probability of each class."
+    if not self.classes: raise InputError(f"The model predicts the number {self.target!r}; it has no probabilities. Use predict.")
+    return self.pipeline["model"].predict_proba(self.matrix(rows))
 
-    def score(self, rows) -> np.ndarray:
-        "The positive class's probability (n), all classes' (n × k), or the predicted number (n)."
-        if not self.classes: return self.pipeline["model"].predict(self.matrix(rows)).astype(float)
-        p = self.proba(rows)
-        return p[:, 1] if len(self.classes) == 2 else p
+@patch
+def score(self: Model, rows) -> np.ndarray:
+    "The positive class's probability (n), all classes' (n × k), or the predicted number (n)."
+    if not self.classes: return self.pipeline["model"].predict(self.matrix(rows)).astype(float)
+    p = self.proba(rows)
+    return p[:, 1] if len(self.classes) == 2 else p
 
-    def predict(self, rows) -> np.ndarray:
-        "The likeliest class, as the table wrote it, or the number."
-        return self.decide(self.score(rows))
+@patch
+def predict(self: Model, rows) -> np.ndarray:
+    "The likeliest class, as the table wrote it, or the number."
+    return self.decide(self.score(rows))
 
-    def decide(self, score, threshold=.5) -> np.ndarray:
-        "Answers for scores."
-        if not self.classes: return score
-        codes = (score >= threshold).astype(int) if len(self.classes) == 2 else score.argmax(axis=1)
-        return np.array(self.classes, dtype=None if len({type(c) for c in self.classes}) == 1 else object)[codes]
+@patch
+def decide(self: Model, score, threshold=.5) -> np.ndarray:
+    "Answers for scores."
+    if not self.classes: return score
+    codes = (score >= threshold).astype(int) if len(self.classes) == 2 else score.argmax(axis=1)
+    return np.array(self.classes, dtype=None if len({type(c) for c in self.classes}) == 1 else object)[codes]
 
 # %% ../../notebooks/lib/model/08_artifact.ipynb #save
 FACTS = ("columns", "task", "target", "classes", "positive", "name", "params")
@@ -143,6 +149,7 @@ def save(
     publish(folder / "model.json", dumps({**facts(self), "digest": self.digest()}))
     return folder
 
+# %% ../../notebooks/lib/model/08_artifact.ipynb #save-load
 def load(
     folder: Path,  # what `save` wrote
 ) -> Model:

@@ -28,6 +28,7 @@ class Difference(Result):
     high: float
     better: bool        # whether the model is better beyond that interval
 
+# %% ../../notebooks/lib/model/14_evaluate.ipynb #class-evaluation
 @dataclass
 class Evaluation(Result):
     "What is known about a model's quality."

@@ -72,6 +72,7 @@ class Slice(Result):
     score: float | None    # mean score
     worse: bool            # beyond chance worse than all rows
 
+# %% ../../notebooks/lib/model/13_slices.ipynb #slices-slices
 def slices(
     frame: pd.DataFrame,   # test rows
     columns: dict,         # column -> kind

@@ -109,6 +109,7 @@ def monitor(
     return drift, Monitoring(source, name, test, realized, window, periods, kpi, drift.verdict, alerts(periods, test, name), decision, because,
                              tolerance, [] if known.any() else [msg("No labels have come yet, so the performance is unknown")])
 
+# %% ../../notebooks/lib/monitor/05_performance.ipynb #monitor-threshold-of
 def threshold_of(evaluation) -> float | None:
     "The threshold that the evaluation's KPI was counted with."
     return (getattr(evaluation, "kpi", None) or {}).get("threshold")

@@ -100,6 +100,7 @@ def _relation(r):
 
 ProfileView.context = _context
 
+# %% ../../notebooks/lib/show/02_explore.ipynb #context-base
 def _base(r):
     s = r.target_summary or {}
     if r.task == "regression": return s.get("mean")

@@ -129,6 +129,7 @@ def paired(
                f'<path d="{step(b)}" fill="none" stroke="{ACCENT}" stroke-width="1.8" stroke-linejoin="round"/>',
                f'<g class="hit" fill="transparent">{hits}</g>')
 
+# %% ../../notebooks/lib/show/00_figures.ipynb #paired-paired-bars
 def paired_bars(
     labels: list[str], reference: list[int], current: list[int], # counts by category
     names: tuple = ("reference", "current"), marked: list|None = None,  # labels to mark as new
@@ -156,6 +157,7 @@ def wilson(p: float, n: int, z: float = 1.96) -> tuple:
     mid, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** .5
     return (mid - half) / (1 + z * z / n), (mid + half) / (1 + z * z / n)
 
+# %% ../../notebooks/lib/show/00_figures.ipynb #by-bin-by-bin
 def by_bin(
     bins: list[dict],        # {"label", "n", "value"}, in order; optionally "low", "high"
     base: float|None = None, # the overall value, a dashed line
@@ -227,6 +229,7 @@ def series(
         out.append(f'<g>{title(tip)}{whisker}{mark(f.px(i + .5), f.py(v), states[i] if states else "")}</g>')
     return svg(width, height, name or str(msg("values by period")), *out)
 
+# %% ../../notebooks/lib/show/00_figures.ipynb #series-mark
 def mark(
     x: float, y: float,  # where
     state: str = "",     # ok, warn, drift

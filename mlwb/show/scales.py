@@ -10,6 +10,7 @@ __all__ = ['INK', 'MUTED', 'LINE', 'ACCENT', 'SOFT', 'REF', 'UP', 'DOWN', 'OK', 
 # %% ../../notebooks/lib/show/00_figures_scales.ipynb #scales-imports
 import datetime, math, unicodedata
 
+from fastcore.basics import patch
 from markupsafe import Markup, escape
 
 # %% ../../notebooks/lib/show/00_figures_scales.ipynb #number
@@ -166,6 +167,7 @@ def opaque(shade: float) -> str:
     "An opacity, with its two decimals."
     return f"{shade:.2f}"
 
+# %% ../../notebooks/lib/show/00_figures_scales.ipynb #colours-dot
 def dot(x: float, y: float, fill: str, size: float = 3, tip="") -> str:
     "A round mark."
     return el("circle", tip, cx=x, cy=y, r=size, fill=fill)
@@ -221,23 +223,25 @@ class Frame:
     def px(self, v: float) -> float: return self.left + (min(max(v, self.x[0]), self.x[1]) - self.x[0]) * self.kx
     def py(self, v: float) -> float: return self.height - self.bottom - (min(max(v, self.y[0]), self.y[1]) - self.y[0]) * self.ky
 
-    def axes(self,
-        x_label: str = "",                # written at the right end, under the axis
-        x_ticks: list[tuple]|None = None, # (position, text) to use instead of round numbers
-    ) -> str:
-        "Grid, base line and labels."
-        grid = "".join(f'<path d="M{r(self.left)} {r(self.py(t))}H{r(self.width - self.right)}"/>' for t, _ in self.y_ticks)
-        out = [f'<g stroke="{LINE}">{grid}</g>', *(label(self.left - 6 - self.gutter, self.py(t) + 4, s, "end") for t, s in self.y_ticks)]
-        base = self.height - self.bottom
-        out.append(f'<path stroke="{MUTED}" d="M{r(self.left)} {r(base)}H{r(self.width - self.right)}"/>')
-        if x_ticks is None:
-            make = time_ticks if self.unit == "time" else ticks
-            span = self.x[1] - self.x[0]
-            x_ticks = [(t, when(t, span) if self.unit == "time" else number(t)) for t in make(*self.x, 5)]
-        end = self.width - (text_width(x_label) + 10 if x_label else 0)
-        start = self.left + (10 if self.gutter else -6)
-        out += [label(x, base + 15, s, anchor) for x, s, anchor in thin([(self.px(t), s) for t, s in x_ticks], start, end)]
-        return "".join(out) + (label(self.width, base + 15, x_label, "end") if x_label else "")
+# %% ../../notebooks/lib/show/00_figures_scales.ipynb #frame-axes
+@patch
+def axes(self: Frame,
+    x_label: str = "",                # written at the right end, under the axis
+    x_ticks: list[tuple]|None = None, # (position, text) to use instead of round numbers
+) -> str:
+    "Grid, base line and labels."
+    grid = "".join(f'<path d="M{r(self.left)} {r(self.py(t))}H{r(self.width - self.right)}"/>' for t, _ in self.y_ticks)
+    out = [f'<g stroke="{LINE}">{grid}</g>', *(label(self.left - 6 - self.gutter, self.py(t) + 4, s, "end") for t, s in self.y_ticks)]
+    base = self.height - self.bottom
+    out.append(f'<path stroke="{MUTED}" d="M{r(self.left)} {r(base)}H{r(self.width - self.right)}"/>')
+    if x_ticks is None:
+        make = time_ticks if self.unit == "time" else ticks
+        span = self.x[1] - self.x[0]
+        x_ticks = [(t, when(t, span) if self.unit == "time" else number(t)) for t in make(*self.x, 5)]
+    end = self.width - (text_width(x_label) + 10 if x_label else 0)
+    start = self.left + (10 if self.gutter else -6)
+    out += [label(x, base + 15, s, anchor) for x, s, anchor in thin([(self.px(t), s) for t, s in x_ticks], start, end)]
+    return "".join(out) + (label(self.width, base + 15, x_label, "end") if x_label else "")
 
 def _widen(low, high):
     if high > low: return low, high

@@ -119,6 +119,7 @@ def page(
                       page_css=asset("page.css"), css=Markup(css), head="")
         return environment().get_template(template).render(values | context)
 
+# %% ../../notebooks/lib/show/01_views.ipynb #page-document
 def document(
     self: View,
     language: str|None = None,  # None: the current one
