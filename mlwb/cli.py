@@ -264,10 +264,11 @@ def drift(
 # %% ../notebooks/lib/90_cli.ipynb #serve
 @app.command()
 def serve(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="An alias, a version, or the folder of a saved model.")] = "champion",
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on.")] = 8080,
 ):
-    "Serve the champion over HTTP: Open Inference Protocol V2 and MLflow's /invocations."
+    "Serve a model over HTTP: Open Inference Protocol V2 and MLflow's /invocations."
     from mlwb.core.workspace import find_project
     from mlwb.serve.app import serve
-    serve(find_project(), host, port)
+    serve(find_project(), host, port, model)

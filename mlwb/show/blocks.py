@@ -66,7 +66,8 @@ def table(
     cls = lambda i: Markup(' class="num"') if i in numeric else ""
     head = Markup("").join(Markup('<th scope="col"{}>{}</th>').format(cls(i), shown(h)) for i, h in enumerate(heads))
     cell = lambda i, c: Markup('<th scope="row">{}</th>').format(shown(c)) if i == 0 else Markup("<td{}>{}</td>").format(cls(i), shown(c))
-    line = lambda r, row: Markup("<tr{}>{}</tr>").format(Markup(' class="strong"') if r == strong else "", Markup("").join(cell(i, c) for i, c in enumerate(row)))
+    mark = lambda r: Markup(' class="strong"') if r == strong else ""
+    line = lambda r, row: Markup("<tr{}>{}</tr>").format(mark(r), Markup("").join(cell(i, c) for i, c in enumerate(row)))
     body = Markup("").join(line(r, row) for r, row in enumerate(rows))
     title = Markup('<caption class="sr">{}</caption>').format(shown(caption)) if caption else ""
     return Markup('<div class="scroll"><table>{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>').format(title, head, body)
