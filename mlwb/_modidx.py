@@ -890,6 +890,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'mlwb/show/explain.py'),
                                    'mlwb.show.explain.ExplanationView.table': ( 'lib/show/explain.html#explanationview.table',
                                                                                 'mlwb/show/explain.py'),
+                                   'mlwb.show.explain.ExplanationView.unit': ( 'lib/show/explain.html#explanationview.unit',
+                                                                               'mlwb/show/explain.py'),
                                    'mlwb.show.explain.ExplanationView.what': ( 'lib/show/explain.html#explanationview.what',
                                                                                'mlwb/show/explain.py'),
                                    'mlwb.show.explain._answer': ('lib/show/explain.html#_answer', 'mlwb/show/explain.py'),

@@ -253,6 +253,54 @@ class TestByHand:
         np.testing.assert_array_equal(model.score(split.frame("test", labelled=False)), predictions["score"])
 
 
+class TestServed:
+    """`mlwb serve` as a process: what the champion answers is what the batch prediction of its release said, and it is in the log."""
+
+    @pytest.fixture(scope="class")
+    def server(self, adult):
+        import socket
+        import time
+        import urllib.request
+        root, document = adult
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+        process = subprocess.Popen([Path(sys.executable).with_name("mlwb"), "serve", "--port", str(port)], cwd=root, stderr=subprocess.PIPE)
+        try:
+            for _ in range(240):
+                try: urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5); break
+                except OSError:
+                    assert process.poll() is None, process.stderr.read().decode()
+                    time.sleep(.25)
+            yield f"127.0.0.1:{port}", root, document
+        finally:
+            process.terminate(); process.wait(20)
+
+    def test_the_numbers_of_the_batch_and_the_rows_in_the_log(self, server):
+        import tritonclient.http as triton
+        from test_serve import triton_inputs
+
+        from mlwb.core.workspace import Project
+        from mlwb.serve.predlog import PredictionLog
+        url, root, document = server
+        project = Project(root)
+        split, model, batch = (artifact(root, document, n) for n in ("split", "model", "predictions"))
+        split.bind(split.table.pandas(project))
+        rows = split.frame("test", labelled=False).head(200)
+        before = len(PredictionLog(project.predictions))
+        outputs = [triton.InferRequestedOutput("score", binary_data=False)]
+        answer = triton.InferenceServerClient(url).infer(project.settings.name, triton_inputs(triton, rows, model.columns), outputs=outputs)
+        np.testing.assert_array_equal(answer.as_numpy("score"), batch["score"].head(200))
+        log = PredictionLog(project.predictions).read()
+        assert len(log) == before + 200 and set(log["version"]) == {"1"}
+        assert sorted(log["score"].tail(200)) == sorted(batch["score"].head(200))
+
+    def test_monitor_reads_the_log_on_request(self, server, cli):
+        _, root, _ = server
+        done = cli("run", "--json", "--env", "quick", "-p", "monitor.source=log", cwd=root)
+        assert done.returncode == 0, done.stderr
+        assert artifact(root, done.json, "monitoring").source == "log"
+
+
 def test_the_repository_is_a_project(tmp_path):
     """What `make run` runs: this repository's own settings and stages (without running them again)."""
     from mlwb.core.workspace import Project

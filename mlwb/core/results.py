@@ -76,10 +76,10 @@ class Result:
 # %% ../../notebooks/lib/core/02_results.ipynb #canonical
 def dumps(
     x: Any,  # anything `plain` takes
-) -> str:  # JSON text, sorted keys, UTF-8 kept readable
-    "Canonical, readable JSON."
+) -> str:  # JSON text, in the order of the value, UTF-8 kept readable
+    "Readable JSON."
     x = x.to_json() if isinstance(x, Result) else plain(x)
-    return json.dumps(x, sort_keys=True, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    return json.dumps(x, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 def digest_json(
     x: Any,  # anything `plain` takes

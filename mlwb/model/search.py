@@ -147,7 +147,7 @@ def settle(
     if best is plain: return best, msg("The defaults of {name} were the best of {n} trials.", name=best.model, n=len(real))
     one, two = bootstrap([Measure(a.yv, a.scores[t.number], a.classes) for t in (best, plain)], 50, a.seed)
     lead, se = abs(best.metrics[metric] - plain.metrics[metric]), float(np.std(one[metric] - two[metric]))
-    values = dict(name=best.model, lead=lead, se=se, metric=metric)
+    values = dict(name=best.model, lead=lead, se=se, metric=NAMES.get(metric, metric))
     if lead > se: return best, msg("A tuned {name} led its defaults by {lead:.4g} in {metric}, more than the standard error of that ({se:.2g}).", **values)
     return plain, msg("A tuned {name} led its defaults by {lead:.4g} in {metric}, less than the standard error of that ({se:.2g}), "
                       "so the defaults were kept.", **values)

@@ -62,6 +62,9 @@ class ExplanationView(View):
     def table(self):
         return [msg("column"), msg("importance")], [[c.name, number(c.importance)] for c in self.result.columns]
 
+    def unit(self) -> str:
+        "What contributions are measured in, in the reader's language."
+        return say({"log-odds": msg("log-odds"), "probability": msg("probability"), "prediction": msg("prediction")}.get(self.result.unit, self.result.unit))
     def method(self) -> str:
         "How it was computed, in a sentence."
         r = self.result
@@ -73,7 +76,7 @@ class ExplanationView(View):
     def context(self):
         r = self.result
         head = [(msg("rows explained"), number(r.n), ""), (msg("columns"), number(len(r.columns)), ""),
-                (msg("average output"), number(r.base), r.unit), (msg("values are"), msg("exact") if r.exact else msg("sampled"), "")]
+                (msg("average output"), number(r.base), self.unit()), (msg("values are"), msg("exact") if r.exact else msg("sampled"), "")]
         def actual(v): return number(v) if isinstance(v, float) else "–" if v is None else str(v)
         return dict(head=head, what=self.what(), most=max([c.importance or 0 for c in r.columns] + [1e-12]), method=self.method(),
                     numeric=numeric, type_word=type_word, shape=lambda c: shape_of(c, r.unit), bins=bins_of, reason=reason_of,

@@ -45,11 +45,11 @@ class LeaderboardView(Small):
         r = self.result
         names = [r.metric, *(m for m in r.trials[0].metrics if m != r.metric)]
         name = lambda t: Markup("{} {}").format(t.model, tag(_("chosen")) if t.chosen else "")
-        rows = [[str(i + 1), name(t), knobs(t.params), *(number(t.metrics.get(m), 4) for m in names)] for i, t in enumerate(r.trials)]
+        rows = [[name(t), knobs(t.params), *(number(t.metrics.get(m), 4) for m in names)] for t in r.trials]
         size = msg("Learnt from the newest {train:,} training rows, judged on {validation:,} validation rows; the chosen one was fitted again on {final:,}.",
                    train=r.train_rows, validation=r.validation_rows, final=r.final_rows)
         at = next(i for i, t in enumerate(r.trials) if t.chosen)
-        return [para(r.because), table(["#", _("Model"), _("Parameters"), *(label(m) for m in names)], rows, set(range(3, 3 + len(names))), at),
+        return [para(r.because), table([_("Model"), _("Parameters"), *(label(m) for m in names)], rows, set(range(2, 2 + len(names))), at),
                 para(size, "definition"), *(para(m, "definition") for m in r.left_out), definitions(names)]
 
 def knobs(

@@ -16,7 +16,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from ..core.errors import InputError
-from ..core.messages import Message, catalogue, language, msg, say, use_language
+from ..core.messages import Message, _, catalogue, language, msg, say, use_language
 from ..core.results import Result, plain
 
 # %% ../../notebooks/lib/show/01_views.ipynb #assets
@@ -36,7 +36,7 @@ def environment():
                              undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.i18n", "jinja2.ext.do"])
     env.install_gettext_callables(lambda s: catalogue(language()).gettext(s), lambda s, p, n: catalogue(language()).ngettext(s, p, n),
                                   newstyle=True)
-    env.filters |= dict(number=scales.number, percent=scales.percent, when=scales.when, size=scales.size, say=shown)
+    env.filters |= dict(number=scales.number, percent=scales.percent, when=scales.when, size=scales.size, say=shown, word=_)
     env.globals |= dict(fig=figures, chart=charts, scales=scales, asset=asset, state_word=state_word, say=shown)
     return env
 
