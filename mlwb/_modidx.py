@@ -842,6 +842,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlwb.serve.wire.write_v2': ('lib/serve/wire.html#write_v2', 'mlwb/serve/wire.py')},
             'mlwb.show.blocks': { 'mlwb.show.blocks.banner': ('lib/show/blocks.html#banner', 'mlwb/show/blocks.py'),
                                   'mlwb.show.blocks.facts': ('lib/show/blocks.html#facts', 'mlwb/show/blocks.py'),
+                                  'mlwb.show.blocks.legend': ('lib/show/blocks.html#legend', 'mlwb/show/blocks.py'),
                                   'mlwb.show.blocks.more': ('lib/show/blocks.html#more', 'mlwb/show/blocks.py'),
                                   'mlwb.show.blocks.panel': ('lib/show/blocks.html#panel', 'mlwb/show/blocks.py'),
                                   'mlwb.show.blocks.panels': ('lib/show/blocks.html#panels', 'mlwb/show/blocks.py'),

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from ..core.messages import _, msg, say
 from . import charts, figures
-from .blocks import facts, more, panel, panels, para, section, state, table, tag
+from .blocks import facts, legend, more, panel, panels, para, section, state, table, tag
 from .scales import number, percent
 from .small import Small, shows
 
@@ -149,9 +149,9 @@ class EvaluationView(Small):
             charts_.append(panel(_("ROC curve"), charts.roc(points, r.metrics["test"]["auc"].value)))
         if "residual" in r.scores: charts_.append(panel(_("Prediction − actual"), figures.histogram(r.scores["edges"], r.scores["residual"])))
         elif "positive" in r.scores:
-            names = (_("others"), r.positive)
+            names = (_("others"), f"{r.target} = {r.positive}")
             shares = figures.paired(r.scores["edges"], r.scores["negative"], r.scores["positive"], names=names)
-            charts_.append(panel(_("Scores by outcome"), shares))
+            charts_.append(panel(_("Scores by outcome"), legend(*names), shares))
         if r.kpi: charts_.append(panel(_("What it costs"), money_table(r.kpi)))
         if r.confusion: charts_.append(panel(_("Outcomes on test"), confusion_table(r)))
         more_ = section(_("Curves and costs"), panels(*charts_)) if charts_ else Markup("")
