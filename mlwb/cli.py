@@ -6,7 +6,7 @@
 __all__ = ['app', 'Json', 'Out', 'main', 'Progress', 'run', 'init', 'lab', 'report', 'profile', 'drift', 'serve']
 
 # %% ../notebooks/lib/90_cli.ipynb #cli-imports
-import json, os, sys, time
+import json, os, shlex, signal, sys, time
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +43,7 @@ def main():
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 1
+    except OSError as e: code = _fail(InputError(f"{e.strerror or e}: {e.filename}" if e.filename else str(e)), 2)
     except Exception as e:
         if not hasattr(e, "show"): raise  # not one of click's usage errors, whose class depends on typer's version
         e.show()
@@ -54,6 +55,7 @@ def _fail(e, code):
         import traceback
         traceback.print_exception(e)
     else: print(f"Error: {e}", file=sys.stderr)
+    if "--json" in sys.argv[1:]: _print_json({"status": "failed", "error": str(e)})
     return code
 
 def _print_json(document):
@@ -86,7 +88,7 @@ class Progress:
         from mlwb.core.messages import say
         if self.status: self.status.stop()
         mark, colour = ("✗", "yellow") if state.rejected else self.MARK[state.status]
-        text = say(state.verdict) if state.verdict else state.reason
+        text = say(state.verdict) if state.verdict else state.reason or (state.error or {}).get("message", "").split("\n")[0]
         self.console.print(f"[{colour}]{mark}[/] {state.name:<9} [dim]{state.seconds:6.1f} s[/]  {escape(text)}")
 
 # %% ../notebooks/lib/90_cli.ipynb #show-error
@@ -95,7 +97,7 @@ def _show_error(run, state):
     from rich.markup import escape
     e, console = state["error"], Console(stderr=True, highlight=False, soft_wrap=True)
     where = f" in cell {e['cell'] + 1} ({e['id']})" if e["cell"] is not None else ""
-    console.print(f"\n[red]{state['name']} {state['status']}[/]{where} of {escape(str(run.path / state['notebook']))}")
+    console.print(f"\n[red]{state['name']} {state['status']}[/]{where} in {escape(str(run.path / state['notebook']))}")
     import mlwb.core.errors as errors
     if e["kind"] and hasattr(errors, e["kind"]) and not _debug: print(f"Error: {e['message']}", file=sys.stderr); return
     if e["source"]: console.print("\n".join("    " + escape(l) for l in e["source"].splitlines()[:12]), style="dim")
@@ -123,6 +125,7 @@ def run(
     from mlwb.run.runner import document, exit_code, run_pipeline, run_verdict
     project = find_project()
     set_language(os.environ.get("MLWB_LANGUAGE") or project.settings.language)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cron and CI stop a run as Ctrl-C does: its kernel ends, and the record says so
     done, states = run_pipeline(project, env or None, param, Progress())
     from mlwb.core.messages import say
     from mlwb.show.report import write_report
@@ -149,7 +152,7 @@ def init(
     project = init(folder, data, target, time, task, name, check_language(language))
     s = project.settings
     print(f"Made {project.root}: {s.task} of {s.target!r}" + (f", ordered by {s.time!r}" if s.time else "") +
-          f".\nNext: say in acquisition.yaml which columns are known only after the event, then\n  cd {folder} && mlwb run")
+          f".\nNext: say in acquisition.yaml which columns are known only after the event, then\n  cd {shlex.quote(str(folder))} && mlwb run")
 
 # %% ../notebooks/lib/90_cli.ipynb #lab
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -9,7 +9,7 @@ __all__ = ['FILE', 'AcquisitionNote', 'load_note', 'save_note', 'merge_notes']
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from ..core.errors import InputError, unknown
+from ..core.errors import InputError, suggest, unknown
 from ..core.results import Result
 from ..core.workspace import publish
 
@@ -33,6 +33,9 @@ class AcquisitionNote(Result):
 
     def check(self, columns) -> "AcquisitionNote":
         "Itself, if every column it names is in the table; else an InputError with the nearest name."
+        for c, when in self.known_at.items():
+            if suggest(when, ("prediction",)) and when.strip().lower() != "prediction":
+                raise InputError(f"acquisition.yaml says that {c!r} is known at {when!r}. Did you mean 'prediction'?")
         for c in (*self.known_at, *self.columns):
             if c not in columns:
                 raise unknown("column in the table for the acquisition note's", c, columns, "Correct the name in acquisition.yaml.")

@@ -179,7 +179,7 @@ def _read_file(path, said):
     return df
 
 def _read_parquet(path):
-    try: return pl.read_parquet(path)
+    try: return pl.read_parquet(path).drop(pl.selectors.matches(r"^__index_level_\d+__$"))  # pandas' index is no column of the table
     except (pl.exceptions.PolarsError, OSError) as e: raise InputError(f"it is no Parquet file ({' '.join(str(e).split())[:200]})") from e
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #acquire

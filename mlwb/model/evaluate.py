@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.messages import Message, msg
 from ..core.results import Result
-from .curves import calibration, cheapest, confusion, cost_of, distribution, ranking_curves
+from .curves import break_even, calibration, confusion, cost_of, distribution, ranking_curves
 from .metrics import DEFINITIONS, PRIMARY, Measure, Metric, bootstrap, ece, interval, task_of
 from .slices import Slice, slices
 
@@ -50,7 +50,7 @@ class Evaluation(Result):
     seed: int
 
     @property
-    def scalars(self) -> dict[str, float]:  # test_auc, validation_auc, …
+    def scalars(self) -> dict[str, float]:  # test_auc, train_auc, … (train: the rows it was fitted on, validation included)
         "Flat names for `mlwb run --json` and MLflow."
         out = {f"{p}_{k}": m.value for p, ms in self.metrics.items() for k, m in ms.items()}
         return out | {f"kpi_{k}": self.kpi[k] for k in ("total", "saved", "per_row") if k in self.kpi}
@@ -139,14 +139,14 @@ def evaluate(
 ) -> Evaluation:
     "Judge a model on the test part."
     task, classes = task_of(model.classes), model.classes
-    parts = {p: scored(model, split, p, seed=seed) for p in ("train", "validation")}
+    parts = {"train": scored(model, split, "train+validation", seed=seed)}
     df, y, score = scored(model, split, "test", len(split.all), seed)
     base = dummy_score(split.y("train+validation"), len(y), classes)
     m, d = Measure(y, score, classes), Measure(y, base, classes)
     boot, boot_d = bootstrap([m, d], n_boot, seed)
     metrics = {p: part_metrics(Measure(v[1], v[2], classes)) for p, v in parts.items()} | {"test": part_metrics(m, boot)}
     costs, _ = _costs_of(frame)
-    threshold = cheapest(*parts["validation"][1:], costs) if costs and task == "binary" else .5
+    threshold = break_even(costs) if costs and task == "binary" else .5
     label = [(split.time, _periods(split))] if split.time else []
     return Evaluation(
         model.name, model.task, model.target, classes, model.positive, PRIMARY[task], metrics,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Attribution', 'Row', 'Explanation', 'Route', 'take_apart', 'raw_of', 'contributions', 'attribution', 'choose_rows',
-           'explain']
+           'explain', 'affordable']
 
 # %% ../../notebooks/lib/model/16_explain.ipynb #explain-imports
 import warnings
@@ -118,14 +118,14 @@ def contributions(
     background: pd.DataFrame,  # rows that stand for "not known"
     output: int,               # class
     seed: int,
-    evaluations: int = 4_000_000,  # budget of the sampled route, in predictions
+    evaluations: int,          # budget of the sampled route, in predictions
 ) -> tuple:  # n × columns, base, raw predictions, unit, method, exact, background rows
     "Contributions by the best route there is."
     raw, unit = raw_of(r, output)
     names = list(r.columns)
     if r.encode is not None:
         Z, B = ((r.scale(z) if r.scale else z) for z in (r.encode(X), r.encode(background)))
-        if is_tree(r.est) and not (hasattr(r.est, "predict_proba") and len(r.classes) > 2 and "Hist" in type(r.est).__name__):
+        if is_tree(r.est) and not (hasattr(r.est, "predict_proba") and len(r.classes) > 2 and "GradientBoosting" in type(r.est).__name__):
             v, base = tree_values(r.est, Z, output)
             return _sum(v, r, names), base, raw(Z), unit, "TreeSHAP, path dependent", True, 0
         if hasattr(r.est, "coef_") and len(r.classes) <= 2:
@@ -210,21 +210,30 @@ def explain(
     if not len(X): raise InputError("There are no rows to explain.")
     rng = np.random.default_rng(seed)
     at = np.sort(rng.choice(len(X), min(n, len(X)), replace=False))
-    ids = [str(i) for i in np.asarray(X.index)[at]]
     other = X.iloc[np.sort(rng.choice(len(X), min(background, len(X)), replace=False))].reset_index(drop=True)
-    part = X.iloc[at].reset_index(drop=True)
-    r = take_apart(model, part)
+    r, budget = take_apart(model, X.iloc[at[:100]]), affordable(getattr(model, "pipeline", model))
+    if len(r.classes) > 2: at = np.sort(rng.permutation(at)[:max(50, budget // (10 * (len(r.columns) + 1)))])
+    ids, part = [str(i) for i in np.asarray(X.index)[at]], X.iloc[at].reset_index(drop=True)
     if gone := [c for c in r.columns if c not in part]: raise InputError(f"The rows lack the column {gone[0]!r}, which the model needs.")
     classes = list(map(str, r.classes))
     output = classes.index(str(positive)) if positive is not None and str(positive) in classes else -1
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="X does not have valid feature names")
-        v, base, raw, unit, method, exact, b = contributions(r, part, other, output, seed)
+        v, base, raw, unit, method, exact, b = contributions(r, part, other, output, seed, budget)
     if unit == "log-odds" and output == 0: v, base, raw = -v, -base, -raw  # the other of two classes
     if exact and (off := np.abs(v.sum(axis=1) + base - raw).max()) > 1e-3 * max(1, np.abs(raw).max()):
         method, exact = f"{method}; contributions miss the prediction by up to {off:.2g}", False
     actual = None if y is None else list(pd.Series(np.asarray(y, dtype=object))[at])
     return _assemble(model, r, part, v, base, raw, unit, method, exact, b, actual, ids, seed, output)
+
+def affordable(
+    model,  # an estimator or a pipeline
+) -> int:  # predictions
+    "How many predictions the sampled route may make: fewer of a model of many trees. A count, not a clock, so that a result can be repeated."
+    est = model[-1] if hasattr(model, "steps") else model
+    trees = getattr(est, "n_iter_", 50) if "Boosting" in type(est).__name__ else getattr(est, "n_estimators", 50)
+    trees = int(np.max(trees)) * max(1, len(getattr(est, "classes_", [])) if len(getattr(est, "classes_", [])) > 2 else 1)
+    return int(min(4_000_000, 2e8 / max(trees, 50)))
 
 def _named(X):
     return pd.DataFrame(X, columns=[f"x{i}" for i in range(X.shape[1])]) if isinstance(X, np.ndarray) and X.ndim == 2 else X

@@ -106,8 +106,9 @@ def reason_out(
     if kind == "category" and distinct > 20:
         if distinct > .9 * n: return msg("Nearly every row has a text of its own ({distinct:,} in {n:,} rows).", distinct=distinct, n=n)
         if distinct > .3 * n and s.dropna().map(str).str.len().mean() > 40: return msg("It is free text.")
-    if kind == "number" and distinct == n == len(s) and n > 100 and pd.api.types.is_integer_dtype(s) and s.max() - s.min() < 1.05 * n:
-        return msg("It numbers the rows.")
+    if kind == "number" and distinct == n == len(s) and pd.api.types.is_integer_dtype(s):
+        if n > 100 and s.max() - s.min() < 1.05 * n: return msg("It numbers the rows.")
+        if n >= 1000: return msg("It is a number of its own in every row, like an id.")
 
 # %% ../../notebooks/lib/model/04_features.ipynb #times
 def time_parts(

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ..core.messages import Message, msg
 from ..core.results import Result
+from .encoders import as_times
 
 # %% ../../notebooks/lib/model/02_leaks.ipynb #leak-class
 @dataclass
@@ -80,7 +81,9 @@ def codes(
 ) -> np.ndarray:  # float64 with NaN; text and booleans by codes, times as microseconds
     "A column as numbers that a tree can cut."
     if pd.api.types.is_bool_dtype(s): return s.astype("float64").to_numpy(na_value=np.nan)
-    if pd.api.types.is_numeric_dtype(s): return s.astype("float64").replace([np.inf, -np.inf], np.nan).to_numpy(na_value=np.nan)
+    if pd.api.types.is_numeric_dtype(s):
+        v = s.astype("float64").to_numpy(na_value=np.nan)
+        return np.where(np.abs(v) < 3e38, v, np.nan)  # what a tree can hold
     if pd.api.types.is_datetime64_any_dtype(s): return np.where(s.isna(), np.nan, s.astype("int64").astype("float64"))
     return pd.Series(pd.factorize(s.astype("object").map(str, na_action="ignore"))[0], dtype="float64").where(lambda v: v >= 0).to_numpy()
 
@@ -125,7 +128,7 @@ def find_leaks(
     part = df.iloc[at]; y = split.y(part)
     if not split.classes: out = {**_sums(part[[c for c in others if c not in out]], y, split.target), **out}
     for c in others:
-        if c not in out and (found := _strength(part[c], y, len(split.classes), split)): out[c] = found
+        if c not in out and (found := _strength(part[c], y, len(split.classes), split) or _dates(c, part, y, split)): out[c] = found
     order = {c: i for i, c in enumerate(df.columns)}
     return Leaks(sorted(out.values(), key=lambda l: order[l.column]), len(others), len(at))
 
@@ -136,6 +139,15 @@ def _sums(x, y, target):
     text = " + ".join(c if abs(b - 1) < 1e-6 else f"{b:.6g} × {c}" for c, b in found.items())
     evidence = msg("{sum} = {target} in all {n:,} training rows looked at.", sum=text, target=target, n=len(y))
     return {c: Leak(c, "sum" if len(found) > 1 else "equal", evidence, "drop") for c in found}
+
+def _dates(c, part, y, split):  # a date says little by itself; its distance to the row's own time may say all
+    own = part[split.time] if split.time else None
+    if own is None or not all(pd.api.types.is_datetime64_any_dtype(s) for s in (part[c], own)): return None
+    days = (as_times(part[c]) - as_times(own)).dt.total_seconds() / 86400
+    if days.nunique() < 2 or not (v := alone(days, y, len(split.classes), split.seed)) >= WARN: return None
+    text = msg("Its distance to {time} alone reaches {measure} {value:.4f} on held-out training rows.", time=split.time,
+               measure="AUC" if split.classes else "R²", value=v)
+    return Leak(c, "strength", text, "drop" if v >= DROP else "warn")
 
 def _strength(s, y, k, split):
     if s.nunique(dropna=True) < 2: return None

@@ -228,12 +228,13 @@ def _describe(s, name):
 
 def _check(s):
     where = f" The table spans {s.parts[0].start} to {s.parts[-1].end or s.parts[-2].end}; cuts: {', '.join(s.cuts)}." if s.time else ""
+    way = "Choose another target, or other cuts." if s.time else "Gather more rows of the rarer classes (at least 5 each), or choose another target."
     for p in s.parts[:3]:
         if not p.labelled: raise InputError(f"The part {p.name} has no labelled row ({p.rows:,} rows).{where} Choose other cuts.")
         seen = np.unique(s.y(p.name))
         if s.classes and len(seen) < 2:
             raise InputError(f"In the part {p.name} the target {s.target!r} has one class only, {s.classes[int(seen[0])]!r} in all "
-                             f"{p.labelled:,} rows: nothing can be learnt or tested.{where} Choose another target, or other cuts.")
+                             f"{p.labelled:,} rows: nothing can be learnt or tested.{where} {way}")
     if s.classes and (new := set(np.unique(s.y("validation+test"))) - set(np.unique(s.y("train")))):
         raise InputError(f"The class {s.classes[int(min(new))]!r} of {s.target!r} does not occur in training.{where} Choose other cuts.")
     if not s.classes and np.ptp(s.y("train")) == 0: raise InputError(f"The target {s.target!r} has one value only in training.{where}")

@@ -63,6 +63,7 @@ def init(
     language: str = "en",
 ) -> Project:
     "Make a project around a table; InputError before anything is written."
+    if not str(folder).strip() or str(folder) == ".": raise InputError("Name a folder for the new project: mlwb init DIR --data FILE --target COLUMN")
     folder = Path(folder).expanduser()
     if is_project(folder): raise InputError(f"{folder} is a project already: it has a settings.ini. Choose another folder, or change that file.")
     if folder.exists() and not folder.is_dir(): raise InputError(f"{folder} is a file; a project is a folder.")

@@ -86,6 +86,7 @@ def _v2_routes(api, engine):
     def about(name: str, version: str | None = None):
         check_model(engine, name, version)
         return _reply(metadata(engine))
+    api.get("/v2/models")(lambda: {"models": [{"name": engine.name, "version": engine.version}]})
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         api.get(path)(about); api.get(path + "/ready")(ready); api.post(path + "/infer")(infer_)
 

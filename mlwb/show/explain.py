@@ -115,7 +115,7 @@ def one_row(
     route = engine.take_apart(model, part if len(X) < 2 else other)
     classes = list(map(str, route.classes))
     output = classes.index(str(positive)) if positive is not None and str(positive) in classes else -1
-    v, _, raw, unit, *_ = engine.contributions(route, part, other, output, seed)
+    v, _, raw, unit, *_ = engine.contributions(route, part, other, output, seed, engine.affordable(getattr(model, "pipeline", model)))
     p = 1 / (1 + np.exp(-raw[0])) if unit == "log-odds" else raw[0]
     values = {c: "" if part[c].isna().iloc[0] else str(part[c].iloc[0]) for c in route.columns}
     return engine.Row(str(X.index[i]), float(p), None, values, {c: float(v[0, j]) for j, c in enumerate(route.columns)})

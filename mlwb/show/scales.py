@@ -108,7 +108,7 @@ def ticks(
     n: int = 5,              # about how many
 ) -> list:  # round numbers inside
     "Round numbers along an axis."
-    if not (math.isfinite(low) and math.isfinite(high)) or high <= low: return [low] if math.isfinite(low) else []
+    if not math.isfinite(high - low) or high <= low: return [low] if math.isfinite(low) else []
     rough = (high - low) / max(n, 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * .999)

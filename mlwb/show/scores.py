@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'label', 'definitions', 'LeaderboardView', 'knobs', 'with_interval', 'cash', 'evaluation_figures',
-           'metric_table', 'money_table', 'confusion_table', 'slice_section', 'EvaluationView']
+           'metric_table', 'money_table', 'confusion_table', 'slice_section', 'too_good', 'EvaluationView']
 
 # %% ../../notebooks/lib/show/08_scores.ipynb #scores-imports
 from markupsafe import Markup
 
 from ..core.messages import _, msg, say
 from . import charts, figures
-from .blocks import facts, legend, more, panel, panels, para, section, state, table, tag
+from .blocks import banner, facts, legend, more, panel, panels, para, section, state, table, tag
 from .scales import number, percent
 from .small import Small, shows
 
@@ -94,13 +94,14 @@ def metric_table(r) -> Markup:
     names = [r.primary, *(n for n in r.metrics["test"] if n != r.primary)]
     rows = []
     for n in names:
-        b, earlier = r.baseline.get(n), [r.metrics.get(p, {}).get(n) for p in ("train", "validation")]
+        b, seen = r.baseline.get(n), r.metrics["train"].get(n)
         better = "–" if not b else state("ok", _("better")) if b.better else state("open", _("not shown"))
-        rows.append([label(n), *(number(m.value, 4) if m else "–" for m in earlier), with_interval(r.metrics["test"][n]),
+        rows.append([label(n), number(seen.value, 4) if seen else "–", with_interval(r.metrics["test"][n]),
                      number(b.other, 4) if b else "–", better])
-    heads = [_("Metric"), _("Training"), _("Validation"), _("Test, 95 % interval"), _("Dummy"), _("Against the dummy")]
-    note = msg("Intervals: bootstrap with {n} resamples. The model had seen training and validation rows.", n=r.n_boot)
-    return table(heads, rows, {1, 2, 3, 4}) + para(note, "definition") + definitions(names)
+    heads = [_("Metric"), _("Rows it learnt from"), _("Test, 95 % interval"), _("Dummy"), _("Against the dummy")]
+    note = msg("Intervals: bootstrap with {n} resamples. The model learnt from training and validation rows; "
+               "the leaderboard has its score on validation before that.", n=r.n_boot)
+    return table(heads, rows, {1, 2, 3}) + para(note, "definition") + definitions(names)
 
 def money_table(k: dict) -> Markup:
     "What the model costs beside what one could do without it."
@@ -108,7 +109,8 @@ def money_table(k: dict) -> Markup:
     rows = [[w, cash(k[n], k["currency"]), f"{number(k[n] / k['n'])} {k['currency']}".strip()] for n, w in words if k.get(n) is not None]
     out = table([_("Way"), _("Cost"), _("Per case")], rows, {1, 2}, 0)
     if k.get("threshold") is None: return out
-    return out + para(msg("Flagged from a score of {threshold} on: the cheapest threshold on validation.", threshold=number(k["threshold"])), "definition")
+    note = msg("Flagged from a score of {threshold} on: from there flagging costs no more than letting go (Elkan 2001).", threshold=number(k["threshold"]))
+    return out + para(note, "definition")
 
 def confusion_table(r) -> Markup:
     "Outcomes at the threshold, or the matrix of several classes."
@@ -131,6 +133,15 @@ def slice_section(r) -> Markup:
     note = para(msg("Groups of at least 100 test rows, of the columns whose groups differ most. Worse: by more than three standard errors."), "definition")
     rest = more(_("{n} more groups").format(n=len(rows) - 10), table(heads, rows[10:], {2, 3, 4, 5})) if len(rows) > 10 else Markup("")
     return section(_("Where it is worse"), table(heads, rows[:10], {2, 3, 4, 5}), rest, note)
+
+# %% ../../notebooks/lib/show/08_scores.ipynb #too-good
+def too_good(r) -> list[Markup]:
+    "A warning where a model is better than the world usually allows: that is a leak more often than a triumph."
+    m = r.metrics["test"].get("auc") or r.metrics["test"].get("r2")
+    if m is None or m.value < .99: return []
+    text = msg("{metric} {value} on test rows is rarely real. Look at what drives the predictions: is the first column known when a prediction is made?",
+               metric=label(m.definition), value=number(m.value, 4))
+    return [banner("warn", _("too good to be true?"), text)]
 
 # %% ../../notebooks/lib/show/08_scores.ipynb #evaluation-view
 @shows("mlwb.model.evaluate.Evaluation")
@@ -155,4 +166,4 @@ class EvaluationView(Small):
         if r.kpi: charts_.append(panel(_("What it costs"), money_table(r.kpi)))
         if r.confusion: charts_.append(panel(_("Outcomes on test"), confusion_table(r)))
         more_ = section(_("Curves and costs"), panels(*charts_)) if charts_ else Markup("")
-        return [facts(evaluation_figures(r)), metric_table(r), more_, slice_section(r)]
+        return [*too_good(r), facts(evaluation_figures(r)), metric_table(r), more_, slice_section(r)]
