@@ -226,6 +226,7 @@ def explain(
     actual = None if y is None else list(pd.Series(np.asarray(y, dtype=object))[at])
     return _assemble(model, r, part, v, base, raw, unit, method, exact, b, actual, ids, seed, output)
 
+# %% ../../notebooks/lib/model/16_explain.ipynb #explain-affordable
 def affordable(
     model,  # an estimator or a pipeline
 ) -> int:  # predictions
