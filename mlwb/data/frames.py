@@ -76,7 +76,7 @@ def from_values(
         try:
             s = pl.Series(name, values, strict=False)
             if s.dtype != pl.Object: return s
-        except Exception: pass
+        except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError): pass  # mixed beyond help: as text below
     return pl.Series(name, [None if v is None else clean_text(v) for v in values], dtype=pl.String)
 
 # %% ../../notebooks/lib/data/00_frames.ipynb #pandas

@@ -49,31 +49,32 @@ def _strengths(df, t, leave):
     small = _sample(df)
     y = as_target(small, t.name, t.task)
     y.classes = t.classes if len(y.classes) != len(t.classes) else y.classes
-    half, out = halves(small.height), {}
+    half, out, failed = halves(small.height), {}, []
     for name in small.columns:
         if name == t.name or name in leave: continue
         try: r = relate(Column(name, looked_at(small[name].head(1))[0], "", small.height), values_of(small[name]), y, half)
-        except Exception: r = None
+        except (pl.exceptions.PolarsError, ValueError, TypeError, ArithmeticError): failed.append(name); continue
         if r: out[name] = (r["strength"], r["measure"])
-    return dict(sorted(out.items(), key=lambda kv: (-kv[1][0], kv[0])))
+    return dict(sorted(out.items(), key=lambda kv: (-kv[1][0], kv[0]))), failed
 
 def relevant(df, t: Target, late: list) -> Question:
     "The strongest single columns among those known in time."
-    found = _strengths(df, t, late)
+    found, failed = _strengths(df, t, late)
+    blind = [msg("Could not be measured: {columns}", columns=", ".join(failed))] if failed else []
     ask = msg("Is the data relevant to what is to be predicted?")
-    if not found: return Question("relevant", ask, msg("No column that is known in time could be related to {target}.", target=t.name), "warn")
+    if not found: return Question("relevant", ask, msg("No column that is known in time could be related to {target}.", target=t.name), "warn", {}, blind)
     (name, (best, measure)), nothing = next(iter(found.items())), {"AUC": .5}.get(next(iter(found.values()))[1], 0)
     evidence = dict(strongest=[dict(column=c, strength=s, measure=m) for c, (s, m) in list(found.items())[:5]], rows=min(df.height, SAMPLE))
     shown = ", ".join(f"{c} {s:.2f}" for c, (s, _) in list(found.items())[:3])
     if best < nothing + .02:
         return Question("relevant", ask, msg("No column says much about {target} by itself (strongest: {columns}, {measure} on held-out rows).",
-                                             target=t.name, columns=shown, measure=measure), "open", evidence)
+                                             target=t.name, columns=shown, measure=measure), "open", evidence, blind)
     if best >= TOO_STRONG[measure]:
         answer = msg("{column} says so much about {target} by itself ({measure} {value:.2f}) that it may be known only afterwards.",
                      column=name, target=t.name, measure=measure, value=best)
-        return Question("relevant", ask, answer, "warn", evidence)
+        return Question("relevant", ask, answer, "warn", evidence, blind)
     return Question("relevant", ask, msg("Yes: by themselves these columns say most about {target}: {columns} ({measure} on held-out rows).",
-                                         target=t.name, columns=shown, measure=measure), "ok", evidence)
+                                         target=t.name, columns=shown, measure=measure), "ok", evidence, blind)
 
 # %% ../../notebooks/lib/data/12_questions.ipynb #accurate
 def _impossible(df):

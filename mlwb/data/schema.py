@@ -127,7 +127,7 @@ def _of_rows(df, target, time):
 
 def _mark(s):
     try: return int(s.head(1000).hash(0).sum())
-    except Exception: return 0
+    except pl.exceptions.PolarsError: return 0  # a nested type that polars does not hash: compared in full
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #of-target
 def _of_target(df, target, time, task, note):

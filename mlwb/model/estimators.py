@@ -68,17 +68,21 @@ def make_dummy(task, seed):
 
 ESTIMATORS = {e.name: e for e in (
     Estimator("dummy", make_dummy, lambda trial, task: {}),
-    Estimator("logistic", make_linear, linear_space),
+    Estimator("logistic", make_linear, linear_space),  # its name where classes are predicted
+    Estimator("ridge", make_linear, linear_space),     # and where a number is
     Estimator("hgb", make_hgb, hgb_space),
     Estimator("mlp", make_mlp, mlp_space, ("torch", "skorch")))}
-ALIASES = {"linear": "logistic", "ridge": "logistic", "boosting": "hgb"}
+ALIASES = {"linear": "logistic", "boosting": "hgb"}
 
 # %% ../../notebooks/lib/model/06_estimators.ipynb #choose
 def choose(
     models: str,  # names with commas between
+    task: str = "classification",  # or regression: says which linear model is meant
 ) -> tuple[list[Estimator], list[Message]]:  # what to compare (the dummy is always added by the search), what was left out and why
     "The estimators that a comma-separated list names."
     names = list(dict.fromkeys(ALIASES.get(n.strip(), n.strip()) for n in models.split(",") if n.strip()))
+    linear = "ridge" if task == "regression" else "logistic"
+    names = list(dict.fromkeys(linear if n in ("logistic", "ridge") else n for n in names))
     for n in names:
         if n not in ESTIMATORS: raise unknown("estimator", n, [*ESTIMATORS, *ALIASES], "Name estimators with commas between.")
     out = [msg("{name} was left out: it needs {packages}. Install with: pip install \"mlwb[torch]\"", name=n, packages=", ".join(gone))

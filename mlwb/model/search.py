@@ -163,7 +163,7 @@ def search(
     rows: int = 25_000,   # newest training rows that trials learn from
 ) -> Search:
     "Find the best estimator and parameters, and fit it on training and validation."
-    kinds, left_out = choose(models)
+    kinds, left_out = choose(models, split.task)
     if trials < 1: raise InputError(f"`trials` is {trials}; a search needs at least 1.")
     metric = PRIMARY[task_of(split.classes)]
     higher = DEFINITIONS[metric].higher
