@@ -114,6 +114,7 @@ def check_target(
         raise InputError(f"Only {labelled} rows have a value of the target {target!r}; at least 10 are needed. Get more data.")
     return df, task
 
+# %% ../../notebooks/lib/data/06_targets.ipynb #check-target-no-task
 def _no_task(y, task): raise unknown("task", task, ["classification", "regression"])
 
 def _check_time(df, time, said):

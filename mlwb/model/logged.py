@@ -46,6 +46,7 @@ class Trials:
             if v == v: self.client.log_metric(self.parent, k, float(v))
         self.client.set_terminated(self.parent, status)
 
+# %% ../../notebooks/lib/model/10_logged.ipynb #trials-trials-of
 def trials_of(
     stage,  # a Stage, or None
     split,

@@ -42,6 +42,7 @@ def train(
         fit.fit(np.clip(X, -CLIP, CLIP), y if outputs > 1 else y[:, None])
         return [p.detach().numpy().copy() for p in fit.module_.parameters()]
 
+# %% ../../notebooks/lib/model/05_mlp.ipynb #train-forward
 def forward(
     weights: list[np.ndarray],  # from `train`
     X: np.ndarray,              # n × d

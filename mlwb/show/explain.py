@@ -100,6 +100,7 @@ def _answer(self, question):
 
 ExplanationView.answer = _answer
 
+# %% ../../notebooks/lib/show/04_explain.ipynb #answer-one-row
 def one_row(
     model, X, i: int,     # the row's position
     n: int = 1000, background: int = 200, seed: int = 0, positive=None,  # as the whole was explained
