@@ -115,6 +115,9 @@ class Declaration:
     produces: tuple = ()   # artifacts of its own
     reads: tuple = ()      # what it reads from outside the run
     parameters: dict = field(default_factory=dict)
+    writes: tuple = ()     # what it changes outside the run
+    timeout: float | None = None  # seconds
+    cache: bool = True     # False: runs every time
 
 def _call(tree):
     for node in ast.walk(tree):
@@ -127,7 +130,7 @@ def _arguments(call, where):
         raise InputError(f"{where}: the arguments of mlwb.stage must be plain literals, for the runner reads them without "
                          f"running the notebook: `{ast.unparse(call)}`") from None
     got = dict(zip(("name", "needs", "produces", "reads"), values[0])) | values[1]
-    for key in set(got) - {"name", "needs", "produces", "reads"}: raise unknown(f"argument of mlwb.stage in {where}", key, ["needs", "produces", "reads"])
+    for key in set(got) - {"name", "needs", "produces", "reads", "writes", "timeout", "cache"}: raise unknown(f"argument of mlwb.stage in {where}", key, ["needs", "produces", "reads"])
     return got
 
 # %% ../../notebooks/lib/run/00_declare.ipynb #declare
@@ -150,4 +153,5 @@ def declaration(
     if not got: return None
     if not isinstance(got.get("name"), str) or not re.fullmatch(r"[\w-]+", got["name"]):
         raise InputError(f"{path.name}: mlwb.stage wants a name of letters, digits, '_' and '-', not {got.get('name')!r}.")
-    return Declaration(got["name"], path, title, *(tuple(got.get(k) or ()) for k in ("needs", "produces", "reads")), knobs)
+    return Declaration(got["name"], path, title, *(tuple(got.get(k) or ()) for k in ("needs", "produces", "reads")), knobs,
+                       tuple(got.get("writes") or ()), got.get("timeout"), got.get("cache", True))
