@@ -8,6 +8,7 @@ __all__ = ['Job', 'Reads', 'Decider', 'cached']
 # %% ../../notebooks/lib/run/13_decide.ipynb #decide-imports
 from dataclasses import dataclass, field
 
+from ..core.errors import InputError
 from ..core.messages import msg
 from ..core.workspace import Project
 from .artifacts import spoiled
@@ -65,6 +66,14 @@ class Decider:
         job.components = known(job.stage, job.values, job.inputs(), self.reads.of(job.stage.reads))
         if self.force: return Found(because=[msg("it was to run in any case")])
         return self.cache.find(job.stage, job.components, self.present)
+
+    def check(self, plan):
+        "InputError where a stage is to run on what nobody has made yet."
+        for d in plan.stages:
+            missing = [p for p in sorted(plan.parents[d.name]) if plan.scope[p] == "take" and not self.cache.past(p)]
+            if plan.scope[d.name] == "run" and missing:
+                raise InputError(f"The stage {d.name!r} is to run on what {', '.join(missing)} has made, and no run has made that yet. "
+                                 f"Run those first: mlwb run --until {d.name}")
 
     @staticmethod
     def _without(job, parent):

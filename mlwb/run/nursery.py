@@ -27,8 +27,22 @@ def become(
     from mlwb.run import witness
     app = IPKernelApp.instance()
     app.initialize(["-f", order["file"], *ARGUMENTS, f"--IPKernelApp.parent_handle={order['parent']}"])
+    if "" not in sys.path: sys.path.insert(next((i for i, p in enumerate(sys.path) if p.endswith("-packages")), 0), "")  # as in any kernel
     witness.current = witness.Witness().listen()
+    _hide(app.shell, witness.__file__)
     app.start()
+
+def _hide(shell, file):
+    "Leave the witness out of what a user reads of an exception."
+    real = shell._get_exc_info
+    def _get_exc_info(*args):
+        kind, value, tb = real(*args)
+        here = tb
+        while here is not None:
+            while here.tb_next is not None and here.tb_next.tb_frame.f_code.co_filename == file: here.tb_next = here.tb_next.tb_next
+            here = here.tb_next
+        return kind, value, tb
+    shell._get_exc_info = _get_exc_info
 
 def _load(name):
     import importlib

@@ -69,6 +69,7 @@ def dry_run(
     "What `mlwb run` would do with each stage, and why."
     former = (unfinished(project) or []) if asked.failed else []
     plan, decider, out = make_plan(project, asked, former), Decider(project, asked.force), []
+    decider.check(plan)
     for i, (given, values) in enumerate(plan.combinations):
         kept = {s["name"]: s for s in former[i].record()["stages"] if s["status"] in ("ok", "cached") and s["trace"]} if former else {}
         jobs, stages = {}, []

@@ -202,6 +202,7 @@ def run_pipeline(
         if former == []: return []
         plan = make_plan(project, asked, former or ())
         pipeline = Pipeline(project, plan, asked, listener)
+        pipeline.decider.check(plan)
         runs = former or _begin_runs(project, plan, asked)
         with ExitStack() as stack:
             for run, (_, values) in zip(runs, plan.combinations):
