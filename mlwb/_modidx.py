@@ -770,6 +770,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlwb.run.execute._before': ('lib/run/execute.html#_before', 'mlwb/run/execute.py'),
                                   'mlwb.run.execute._cells': ('lib/run/execute.html#_cells', 'mlwb/run/execute.py'),
                                   'mlwb.run.execute._oom_kills': ('lib/run/execute.html#_oom_kills', 'mlwb/run/execute.py'),
+                                  'mlwb.run.execute._printed': ('lib/run/execute.html#_printed', 'mlwb/run/execute.py'),
                                   'mlwb.run.execute._signal_name': ('lib/run/execute.html#_signal_name', 'mlwb/run/execute.py'),
                                   'mlwb.run.execute._stopped': ('lib/run/execute.html#_stopped', 'mlwb/run/execute.py'),
                                   'mlwb.run.execute.go': ('lib/run/execute.html#go', 'mlwb/run/execute.py'),

@@ -37,6 +37,7 @@ class State:
     trace: dict = field(default_factory=dict)   # see mlwb.run.cache
     left: dict = field(default_factory=dict)    # outside state that it wrote, as it left it
     imports: list = field(default_factory=list) # packages to load beforehand next time
+    output: list = field(default_factory=list)  # the last lines that its cells printed
     of: str = ""                 # the run that a cached stage was taken from
     asked: bool = True           # False: this run was not to run it
     home: Run | None = field(default=None, repr=False)  # whose files are to be taken over
@@ -68,9 +69,11 @@ if "mlflow" in __import__("sys").modules: getattr(__import__("mlflow"), "flush_a
 for _handler in __import__("logging").getLogger().handlers: _handler.flush()
 """
 
-def kernel_env() -> dict:
+def kernel_env(
+    workers: int = 2,  # stages side by side
+) -> dict:
     "What all kernels have in their environment beside the user's own; threads are capped, for stages run side by side."
-    cap = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // 2))
+    cap = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
     own = {"OMP_NUM_THREADS": cap, "POLARS_MAX_THREADS": cap, "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
            "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     return {k: os.environ.get(k) or v for k, v in own.items()}
@@ -153,6 +156,11 @@ def _signal_name(number):
     try: return signal.Signals(number).name
     except ValueError: return f"signal {number}"
 
+def _printed(nb):
+    from mlwb.run.engine import ANSI
+    text = "".join("".join(o["text"]) for c in nb.cells for o in c.get("outputs", []) if o.get("output_type") == "stream")
+    return ANSI.sub("", text[-4000:]).splitlines()[-10:]
+
 def judge(
     work: Work,
     state: State,
@@ -163,7 +171,7 @@ def judge(
     from mlwb.run.engine import failure
     record, error = work.run.stage_record(state.name), failure(work._nb) if work._nb is not None else None
     blank = {"cell": None, "id": "", "state": "failed", "kind": "", "message": "", "source": "", "traceback": "", "output": []}
-    code = work.kernel.process.poll()
+    code, state.output = work.kernel.process.poll(), _printed(work._nb) if work._nb is not None else []
     if died or (error and code is not None):
         name = f"by {_signal_name(-code)}" if code and code < 0 else f"with exit code {code}" if code is not None else "or does not answer"
         said = " ".join(work.kernel.log().split()[-60:])

@@ -37,10 +37,9 @@ class Pipeline:
     def __init__(self, project: Project, plan: Plan, asked: Asked, listener: Quiet):
         self.project, self.plan, self.listener = project, plan, listener
         self.decider, self.jobs, self.working = Decider(project, asked.force), [], {}
-        threads = int(kernel_env()["OMP_NUM_THREADS"]) if kernel_env()["OMP_NUM_THREADS"].isdigit() else 1
-        self.workers = asked.workers or plan.policy.workers or max(1, (os.cpu_count() or 1) // max(1, threads))
-        self.kernels = Kernels(kernel_env(), project.stages)
-        self.pool = ThreadPoolExecutor(self.workers, "stage")
+        self.workers = asked.workers or plan.policy.workers or min(2 * len(plan.combinations), os.cpu_count() or 1)
+        self.kernels = Kernels(kernel_env(self.workers), project.stages)
+        self.pool, self.sweepers = ThreadPoolExecutor(self.workers, "stage"), ThreadPoolExecutor(1, "sweep")
 
     def add(self, run: Run, values: dict, keep: dict | None = None):
         "The jobs of one run; `keep` holds the entries of stages that it has finished before."
@@ -69,7 +68,7 @@ class Pipeline:
             self._abandon()
             raise
         finally:
-            self.pool.shutdown(wait=True)
+            for pool in (self.pool, self.sweepers): pool.shutdown(wait=True)
             self.kernels.close()
 
 # %% ../../notebooks/lib/run/14_runner.ipynb #step
@@ -129,7 +128,7 @@ def _await(self: Pipeline, patience):
         except Exception as e:  # not the notebook's doing: a disk that is full, a file that can't be read
             state = State(job.stage.name, "failed", error={"cell": None, "id": "", "state": "failed", "kind": type(e).__name__, "message": str(e), "source": "",
                                                            "traceback": "", "output": [], "class": "error"})
-        finally: work.kernel.close()
+        finally: self.sweepers.submit(work.kernel.close)  # a kernel of a gigabyte takes a while to go
         state.reason = state.reason or job.because
         if not self._again(job, work, state): self._end(job, state)
 
