@@ -6,7 +6,7 @@
 __all__ = ['app', 'Json', 'Stage', 'Out', 'main', 'run', 'runs', 'show', 'init', 'lab', 'report', 'profile', 'drift', 'serve']
 
 # %% ../notebooks/lib/90_cli.ipynb #cli-imports
-import json, os, shlex, signal, sys, time
+import json, os, shlex, signal, sys
 from pathlib import Path
 from typing import Annotated
 
@@ -110,7 +110,7 @@ def _run(project, asked, as_json):
     progress = Progress()
     try: runs = run_pipeline(project, asked, progress)
     finally: progress.close()
-    from mlwb.run.outcome import document, exit_code, unattended
+    from mlwb.run.outcome import document, exit_code
     from mlwb.run.record import find_run
     if not runs:
         if not as_json: print(f"Nothing has failed in {find_run(project).name}: there is nothing to go on with.")

@@ -1,6 +1,5 @@
 """The runner: what runs and what is taken over, what fails and how that is told, and that nothing is left half done."""
 
-import json
 import os
 import signal
 import subprocess
@@ -16,9 +15,9 @@ from mlwb.core.errors import MlwbError, UsageError
 from mlwb.core.workspace import Project, publish
 from mlwb.run.artifacts import load_artifact
 from mlwb.run.cache import because
-from mlwb.run.outcome import document, dry_run, exit_code
+from mlwb.run.outcome import dry_run, exit_code
 from mlwb.run.plan import Asked
-from mlwb.run.record import Run, find_run, list_runs
+from mlwb.run.record import list_runs
 from mlwb.run.runner import Quiet, run_pipeline
 
 SETTINGS = "[workbench]\nname = tiny\ntask = classification\ntarget = y\nsource = data.csv\n"
@@ -44,7 +43,8 @@ class Tiny:
         number = number or 10 + 10 * len(list((self.root / "notebooks" / "stages").glob("*.ipynb")))
         old = next(iter((self.root / "notebooks" / "stages").glob(f"*_{name}.ipynb")), None)
         more = "".join(f", {k}={v!r}" for k, v in declared.items())
-        sources = [knobs, f"import mlwb\nstage = mlwb.stage({name!r}, needs={list(needs)!r}, produces={makes!r}{more})", *cells, f"stage.verdict('{name} is done')"]
+        declared = f"import mlwb\nstage = mlwb.stage({name!r}, needs={list(needs)!r}, produces={makes!r}{more})"
+        sources = [knobs, declared, *cells, f"stage.verdict('{name} is done')"]
         nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
         nb.cells[0].metadata["tags"] = ["parameters"]
         path = old or self.root / "notebooks" / "stages" / f"{number}_{name}.ipynb"
@@ -217,7 +217,8 @@ class TestScope:
 
     def test_a_grid_writes_outside_in_order(self, tiny):
         tiny.stage("a", "stage.save(a=n)")
-        code = "path = stage.project.root / 'shared.txt'\nbefore = path.read_text() if path.exists() else ''\npath.write_text(before + str(stage.load('a')))\nstage.save(b=before)"
+        code = "path = stage.project.root / 'shared.txt'\nbefore = path.read_text() if path.exists() else ''\n" \
+               "path.write_text(before + str(stage.load('a')))\nstage.save(b=before)"
         tiny.stage("b", code, needs=["a"], reads=["file:shared.txt"], writes=["file:shared.txt"])
         runs = run_pipeline(tiny.project, Asked(grid=("a.n=1,2,3",)))
         assert [load_artifact(r, "b") for r in runs] == ["", "1", "12"]
@@ -268,7 +269,8 @@ class TestFailures:
         run = tiny.run()
         assert time.monotonic() - start < 20 and statuses(run)["a"] == "timeout" and error(run, "a")["output"] == ["waiting"]
         assert "after 1 seconds" in error(run, "a")["message"]
-        stubborn = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nfor _ in range(600): time.sleep(.1)"
+        stubborn = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" \
+                   "for _ in range(600): time.sleep(.1)"
         tiny.stage("a", stubborn, "stage.save(a=n)", timeout=1)
         run = tiny.run()
         assert statuses(run)["a"] == "timeout" and error(run, "a")["class"] == "timeout"
@@ -348,8 +350,12 @@ class TestResume:
         assert fresh != run and statuses(fresh)["c"] == "cached"
 
 
-RUN = "import sys; from mlwb.core.workspace import Project; from mlwb.run.plan import Asked; from mlwb.run.runner import run_pipeline; from pathlib import Path\n" \
-      "run_pipeline(Project(Path(sys.argv[1])), Asked())"
+RUN = """import sys
+from pathlib import Path
+from mlwb.core.workspace import Project
+from mlwb.run.plan import Asked
+from mlwb.run.runner import run_pipeline
+run_pipeline(Project(Path(sys.argv[1])), Asked())"""
 
 
 def started(tiny, *more):
@@ -371,13 +377,15 @@ def ours(tiny):
     found = []
     for p in psutil.process_iter(["pid", "cmdline", "status"]):
         try:
-            if p.info["status"] != psutil.STATUS_ZOMBIE and (str(tiny.root) in " ".join(p.info["cmdline"] or []) or p.cwd().startswith(str(tiny.root))): found.append(p)
+            if p.info["status"] == psutil.STATUS_ZOMBIE: continue
+            if str(tiny.root) in " ".join(p.info["cmdline"] or []) or p.cwd().startswith(str(tiny.root)): found.append(p)
         except (psutil.NoSuchProcess, psutil.AccessDenied): continue
     return found
 
 
 class TestKilled:
-    SLOW = "import subprocess, sys, time\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\nprint('at work', flush=True)\ntime.sleep(600 if not (stage.project.root / 'fast').exists() else 0)"
+    SLOW = "import subprocess, sys, time\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n" \
+           "print('at work', flush=True)\ntime.sleep(600 if not (stage.project.root / 'fast').exists() else 0)"
 
     def slow(self, tiny):
         tiny.stage("a", self.SLOW, "stage.save(a=n)")

@@ -6,7 +6,7 @@
 __all__ = ['State', 'papermill', 'kernel_env', 'Work', 'go', 'judge']
 
 # %% ../../notebooks/lib/run/11_execute.ipynb #execute-imports
-import importlib, os, re, signal, sys, threading, time
+import importlib, os, re, signal, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,8 +133,9 @@ def go(work: Work) -> State:
     def told(i, state):
         if (cell := _cells(work._nb).get(i)) and work.on_cell: work.on_cell(*cell, state)
     try:
-        pm.execute_notebook(str(stage.path), str(part), parameters=work.values, engine_name="mlwb", kernel_name="python3", language="python", progress_bar=False,
-                            km=work.kernel, on_open=work.opened, on_cell=told, mask=work.mask, before=_before(env, stage.path.parent), after=_AFTER)
+        pm.execute_notebook(str(stage.path), str(part), parameters=work.values, engine_name="mlwb", kernel_name="python3", language="python",
+                            progress_bar=False, km=work.kernel, on_open=work.opened, on_cell=told, mask=work.mask,
+                            before=_before(env, stage.path.parent), after=_AFTER)
     except pm.exceptions.PapermillExecutionError: pass  # the notebook says what failed
     except RuntimeError as e: died = e  # a dead kernel
     if part.is_file(): os.replace(part, out)
@@ -142,7 +143,7 @@ def go(work: Work) -> State:
                   notebook=str(out.relative_to(run.path)), **work.kernel.usage())
     return judge(work, state, died, _oom_kills() > oom)
 
-# %% ../../notebooks/lib/run/11_execute.ipynb #judge
+# %% ../../notebooks/lib/run/11_execute.ipynb #clues
 _MEMORY = ("MemoryError", "_ArrayMemoryError", "ArrayMemoryError", "OutOfMemoryError", "ArrowMemoryError")
 
 def _oom_kills():
@@ -161,6 +162,7 @@ def _printed(nb):
     text = "".join("".join(o["text"]) for c in nb.cells for o in c.get("outputs", []) if o.get("output_type") == "stream")
     return ANSI.sub("", text[-4000:]).splitlines()[-10:]
 
+# %% ../../notebooks/lib/run/11_execute.ipynb #judge
 def judge(
     work: Work,
     state: State,

@@ -99,6 +99,7 @@ def serve():
             children.add(pid)
             _tell({"started": pid})
 
+# %% ../../notebooks/lib/run/07_nursery.ipynb #bury
 def _tell(what): os.write(1, json.dumps(what).encode() + b"\n")
 
 def _bury(children):

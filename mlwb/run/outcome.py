@@ -89,5 +89,6 @@ def _would(decider, job, run, kept):
     if isinstance(found, State):
         job.state = found
         return "cached" if found.status == "cached" else "leave", found.reason
-    if found.run: job.state = cached(found.run, found.entry, [msg("unchanged since {run}", run=found.entry.get("of") or found.run.name)]); return "cached", job.state.reason
-    return "run", found.because
+    if not found.run: return "run", found.because
+    job.state = cached(found.run, found.entry)
+    return "cached", job.state.reason

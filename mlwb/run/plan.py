@@ -106,9 +106,10 @@ def imports_of(
     for cell in read_notebook(stage.path)["cells"]:
         if cell["cell_type"] != "code" or "import" not in _source(cell): continue
         for node in ast.walk(_tree(_source(cell), stage.path.name)):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            found += [n for n in names if n.partition(".")[0] not in (*sys.stdlib_module_names, "mlwb") and not (stage.path.parent / f"{n.partition('.')[0]}.py").exists()]
-    return tuple(dict.fromkeys(found))
+            if isinstance(node, ast.Import): found += [a.name for a in node.names]
+            if isinstance(node, ast.ImportFrom) and not node.level: found.append(node.module)
+    own = {*sys.stdlib_module_names, "mlwb", *(p.stem for p in stage.path.parent.glob("*.py"))}
+    return tuple(n for n in dict.fromkeys(found) if n.partition(".")[0] not in own)
 
 # %% ../../notebooks/lib/run/12_plan.ipynb #secrets
 def secrets_of(

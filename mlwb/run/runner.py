@@ -81,11 +81,12 @@ def _step(self: Pipeline, job):
     if job.kept and (state := self.decider.kept(job, job.run, job.kept)): return self._end(job, state, told=True)
     found = self.decider.decide(job)
     if isinstance(found, State): return self._end(job, found)
-    if found.run: return self._end(job, cached(found.run, found.entry, [msg("unchanged since {run}", run=found.entry.get("of") or found.run.name)]))
+    if found.run: return self._end(job, cached(found.run, found.entry))
     if any(w.components == job.components and w.stage.name == job.stage.name for w in self.working): return False  # another run of the grid makes it now
     self._begin(job, found.because)
     return True
 
+# %% ../../notebooks/lib/run/14_runner.ipynb #begin
 @patch
 def _begin(self: Pipeline, job, reason):
     preload = self._packages(job.stage)
@@ -96,7 +97,8 @@ def _begin(self: Pipeline, job, reason):
     def on_cell(cell, id, state):
         job.run.tell("cell", stage=job.stage.name, cell=cell, id=id, state=state)
         self.listener.cell(job.run, job.stage, cell, state)
-    work = Work(job.run, job.stage, job.values, kernel, how, job.attempt, self.plan.policy.limit(job.stage), secrets_of(self.project, job.stage, job.values), on_cell)
+    limit, mask = self.plan.policy.limit(job.stage), secrets_of(self.project, job.stage, job.values)
+    work = Work(job.run, job.stage, job.values, kernel, how, job.attempt, limit, mask, on_cell)
     job.because = reason
     self.working[job] = (work, self.pool.submit(self._go, work, job))
 
@@ -195,11 +197,12 @@ def run_pipeline(
     listener: Quiet | None = None,
 ) -> list[Run]:  # one; several with a grid; none where a run was to be gone on with and nothing has failed
     "Run the stages of a project; an error in what was asked is raised before anything is executed."
-    listener = listener or Quiet()
+    listener, former = listener or Quiet(), None
+    plan = make_plan(project, asked)
     with only_runner(project, asked.wait, listener.say):
-        former = unfinished(project) if asked.failed else None
-        if former == []: return []
-        plan = make_plan(project, asked, former or ())
+        if asked.failed:
+            if (former := unfinished(project)) == []: return []
+            plan = make_plan(project, asked, former or ())
         pipeline = Pipeline(project, plan, asked, listener)
         pipeline.decider.check(plan)
         runs = former or _begin_runs(project, plan, asked)

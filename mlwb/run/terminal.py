@@ -6,7 +6,9 @@
 __all__ = ['MARK', 'console', 'Progress', 'show_errors', 'runs_document', 'print_runs', 'show_document', 'print_run', 'print_dry']
 
 # %% ../../notebooks/lib/run/17_terminal.ipynb #terminal-imports
-import os, sys, time
+import sys, time
+
+from fastcore.basics import patch
 
 from ..core import errors
 from ..core.messages import say
@@ -24,6 +26,7 @@ def console():
     from rich.console import Console
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
+# %% ../../notebooks/lib/run/17_terminal.ipynb #progress-class
 class Progress(Quiet):
     "Shows a run on stderr: what is at work, and one line for each stage that has ended."
     def __init__(self): self.console, self.status, self.at, self.grid = console(), None, {}, False
@@ -49,24 +52,29 @@ class Progress(Quiet):
     def _show(self):
         if self.status: self.status.update(" · ".join(f"{self._name(r, s)}: cell {c}, {time.monotonic() - t:.0f} s" for (r, s), (t, c) in self.at.items()))
 
-    def retry(self, run, state, pause): self.say(f"{state.name} {state.status} ({(state.error or {}).get('message', '')[:200]}); it is tried again in {pause:g} s")
-
     def say(self, text):
         from rich.markup import escape
         self.console.print(f"[yellow]{escape(text)}[/]")
 
-    def end(self, run, state):
-        from rich.markup import escape
-        self.at.pop((run, state.name), None)
-        mark, colour = ("✗", "yellow") if state.rejected else MARK[state.status]
-        text = say(state.verdict) if state.status in ("ok", "cached") else because(state.reason) or (state.error or {}).get("message", "").split("\n")[0]
-        seconds = f"{state.seconds:6.1f} s" if state.status != "cached" else "  cached"
-        why = f"  [dim]({escape(because(state.reason))})[/]" if state.status in ("ok", "cached") and state.reason else ""
-        self.console.print(f"[{colour}]{mark}[/] {self._name(run, state.name):<9} [dim]{seconds}[/]  {escape(text)}{why}")
-        self._show()
+# %% ../../notebooks/lib/run/17_terminal.ipynb #progress-lines
+@patch
+def retry(self: Progress, run, state, pause):
+    self.say(f"{state.name} {state.status} ({(state.error or {}).get('message', '')[:200]}); it is tried again in {pause:g} s")
 
-    def close(self):
-        if self.status: self.status.stop()
+@patch
+def end(self: Progress, run, state):
+    from rich.markup import escape
+    self.at.pop((run, state.name), None)
+    mark, colour = ("✗", "yellow") if state.rejected else MARK[state.status]
+    text = say(state.verdict) if state.status in ("ok", "cached") else because(state.reason) or (state.error or {}).get("message", "").split("\n")[0]
+    seconds = f"{state.seconds:6.1f} s" if state.status != "cached" else "  cached"
+    why = f"  [dim]({escape(because(state.reason))})[/]" if state.status in ("ok", "cached") and state.reason else ""
+    self.console.print(f"[{colour}]{mark}[/] {self._name(run, state.name):<9} [dim]{seconds}[/]  {escape(text)}{why}")
+    self._show()
+
+@patch
+def close(self: Progress):
+    if self.status: self.status.stop()
 
 # %% ../../notebooks/lib/run/17_terminal.ipynb #errors
 def show_errors(
@@ -99,9 +107,9 @@ def _marked(status):
 
 def runs_document(project: Project) -> dict:
     "All runs, the newest first: the `--json` form of `mlwb runs`."
-    records = [(r, r.record()) for r in list_runs(project)]
+    records, count = [(r, r.record()) for r in list_runs(project)], lambda d, status: sum(s["status"] == status for s in d["stages"])
     return {"runs": [{"run": r.name, "status": d["status"], "started": d["started"], "seconds": d.get("seconds"), "given": d.get("given", []),
-                      "executed": sum(s["status"] == "ok" for s in d["stages"]), "cached": sum(s["status"] == "cached" for s in d["stages"])} for r, d in records]}
+                      "executed": count(d, "ok"), "cached": count(d, "cached")} for r, d in records]}
 
 def print_runs(project: Project):
     "The runs of a project as a table."
@@ -109,7 +117,8 @@ def print_runs(project: Project):
     table = _table("run", "status", "started", "seconds", "stages", "given")
     for r in runs_document(project)["runs"]:
         seconds = "" if r["seconds"] is None else f"{r['seconds']:.1f}"
-        table.add_row(r["run"], _marked(r["status"]), r["started"][:19].replace("T", " "), seconds, f"{r['executed']} executed, {r['cached']} cached", " ".join(r["given"]))
+        stages = f"{r['executed']} executed, {r['cached']} cached"
+        table.add_row(r["run"], _marked(r["status"]), r["started"][:19].replace("T", " "), seconds, stages, " ".join(r["given"]))
     Console(highlight=False).print(table if table.row_count else "No run yet. Make one: mlwb run")
 
 # %% ../../notebooks/lib/run/17_terminal.ipynb #show
@@ -133,7 +142,8 @@ def print_run(run: Run):
     from rich.console import Console
     from rich.text import Text
     d, out = show_document(run), Console(highlight=False)
-    out.print(Text(f"{run.name}  {d['status']}  {d['started'][:19].replace('T', ' ')}" + (f"  {d['seconds']:.1f} s" if d["seconds"] else "") + f"  {' '.join(d['given'])}"))
+    seconds = f"{d['seconds']:.1f} s" if d["seconds"] else ""
+    out.print(Text("  ".join([run.name, d["status"], d["started"][:19].replace("T", " "), seconds, *d["given"]])))
     table = _table("stage", "status", "seconds", "cpu", "memory", "why", "verdict")
     for s in d["stages"]:
         memory = f"{s['memory'] / 1e6:.0f} MB" if s["memory"] else ""
