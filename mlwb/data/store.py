@@ -15,7 +15,7 @@ import polars as pl
 
 from ..core.errors import InputError, MissingInput, unknown
 from ..core.results import Result
-from ..core.workspace import publish, slug
+from ..core.workspace import publish, unique_slug
 from .frames import storable
 from .notes import AcquisitionNote
 
@@ -91,9 +91,7 @@ class Store:
         path: Path,  # e.g. project.data
     ): self.path = Path(path)
 
-    def _folder(self, name):
-        safe = slug(name)
-        return self.path / (safe if safe == name else f"{safe}-{hashlib.sha256(str(name).encode('utf-8', 'replace')).hexdigest()[:6]}")
+    def _folder(self, name): return self.path / unique_slug(name)
 
     def _table(self, name, version=None):
         from deltalake import DeltaTable
