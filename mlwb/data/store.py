@@ -7,15 +7,16 @@ __all__ = ['digest', 'TableRef', 'to_pandas', 'Store', 'write', 'versions', 'rea
 
 # %% ../../notebooks/lib/data/04_store.ipynb #store-imports
 import hashlib, json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from ..core.errors import InputError, MissingInput, unknown
+from ..core.errors import InputError, MissingInput, MlwbError, unknown
 from ..core.results import Result
-from ..core.workspace import publish, slug
+from ..core.workspace import publish, unique_slug
 from .frames import storable
 from .notes import AcquisitionNote
 
@@ -91,14 +92,15 @@ class Store:
         path: Path,  # e.g. project.data
     ): self.path = Path(path)
 
-    def _folder(self, name):
-        safe = slug(name)
-        return self.path / (safe if safe == name else f"{safe}-{hashlib.sha256(str(name).encode('utf-8', 'replace')).hexdigest()[:6]}")
+    def _folder(self, name): return self.path / unique_slug(name)
+
+    def _there(self, name):  # a first write that was killed leaves a log without a commit
+        return any((self._folder(name) / "_delta_log").glob("*.json"))
 
     def _table(self, name, version=None):
         from deltalake import DeltaTable
         folder = self._folder(name)
-        if not (folder / "_delta_log").is_dir():
+        if not self._there(name):
             raise MissingInput(f"There is no table {name!r} in {self.path}. The stage extract writes it: mlwb run --until extract")
         try: return DeltaTable(folder, version=version)
         except Exception as e:
@@ -125,16 +127,29 @@ def write(
     from mlwb.data.frames import frame
     df = storable(frame(df, said), said)
     if not df.height: raise InputError(f"The table {name!r} has no rows; there is nothing to store.")
-    known = self.versions(name) if (self._folder(name) / "_delta_log").is_dir() else []
     ref = _reference(self, name, df, time, 0)
-    same = [r for r in known[-1:] if (r.digest, r.time) == (ref.digest, ref.time)]
-    if not same:
-        meta = CommitProperties(custom_metadata={"mlwb.table": json.dumps(ref.to_json(), ensure_ascii=False)})
-        write_deltalake(self._folder(name), df, mode="overwrite", schema_mode="overwrite", commit_properties=meta, target_file_size=1 << 50,
-                        configuration={} if known else {"delta.logRetentionDuration": "interval 36500 days"})
-        ref.version = self._table(name).version()
-    if note is not None: publish(self._folder(name) / "_mlwb" / "note.json", json.dumps(note.to_json(), ensure_ascii=False, indent=1))
+    with _lock(self, name):
+        known = self.versions(name) if self._there(name) else []
+        same = [r for r in known[-1:] if (r.digest, r.time) == (ref.digest, ref.time)]
+        if not same:
+            meta = CommitProperties(custom_metadata={"mlwb.table": json.dumps(ref.to_json(), ensure_ascii=False)})
+            write_deltalake(self._folder(name), df, mode="overwrite", schema_mode="overwrite", commit_properties=meta, target_file_size=1 << 50,
+                            configuration={} if known else {"delta.logRetentionDuration": "interval 36500 days"})
+            ref.version = self._table(name).version()
+        if note is not None: publish(self._folder(name) / "_mlwb" / "note.json", json.dumps(note.to_json(), ensure_ascii=False, indent=1))
     return same[0] if same else ref
+
+@contextmanager
+def _lock(self, name, seconds=600):
+    from filelock import FileLock, Timeout
+    self.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(self.path / f".{unique_slug(name)}.lock", timeout=seconds)
+    try: lock.acquire()
+    except Timeout as e:
+        raise MlwbError(f"The table {name!r} in {self.path} is being written by another process, for {seconds} seconds by now. "
+                        "Wait for it, or end it.") from e
+    try: yield
+    finally: lock.release()
 
 Store.write = write
 
