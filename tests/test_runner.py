@@ -350,6 +350,75 @@ class TestResume:
         assert fresh != run and statuses(fresh)["c"] == "cached"
 
 
+class TestSecrets:
+    VALUE = "s3cr3t-Päss\"word"
+
+    def leaks(self, tiny):
+        """Files under the workspace and reports that hold the value in any form."""
+        from mlwb.core.secrets import Mask
+        mask = Mask(["TINY_SECRET"], {"TINY_SECRET": self.VALUE})
+        files = [p for d in ("workspace", "reports") for p in (tiny.root / d).rglob("*") if p.is_file()]
+        return [p.name for p in files if mask.found(p.read_bytes())]
+
+    @pytest.fixture(autouse=True)
+    def _value(self, monkeypatch): monkeypatch.setenv("TINY_SECRET", self.VALUE)
+
+    def test_nothing_of_it_reaches_the_disk(self, tiny):
+        tiny.stage("a", "secret = mlwb.secret(password)", "print(secret)\nprint(secret[:5], end='', flush=True)\nprint(secret[5:])\nsecret",
+                   "import base64\nprint(base64.b64encode(b'user:' + secret.encode()).decode())\n{'url': f'x://u:{secret}@h'}", "stage.save(a=len(secret))",
+                   "raise ValueError(f'{secret} was refused')", knobs='password: str = "env:TINY_SECRET"   # a secret')
+        run = tiny.run()
+        text = (run.notebooks / "10_a.ipynb").read_text()
+        assert statuses(run)["a"] == "failed" and "[env:TINY_SECRET] was refused" in error(run, "a")["message"] and text.count("[env:TINY_SECRET]") >= 5
+        from mlwb.show.report import write_report
+        write_report(run)
+        assert not self.leaks(tiny)
+
+    def test_one_that_no_cell_names(self, tiny):
+        publish(tiny.root / "notebooks" / "stages" / "access.py", "import mlwb\ndef password(): return mlwb.secret('env:TINY_SECRET')\n")
+        tiny.stage("a", "import access\nprint(access.password())\nstage.save(a=n)")
+        run = tiny.run()
+        assert statuses(run)["a"] == "ok" and "[env:TINY_SECRET]" in (run.notebooks / "10_a.ipynb").read_text() and not self.leaks(tiny)
+
+    def test_an_artifact_that_holds_it_is_refused(self, tiny):
+        for code in ("stage.save(a={'token': mlwb.secret('env:TINY_SECRET')})", "import pandas as pd\nstage.save(a=pd.DataFrame({'x': [mlwb.secret('env:TINY_SECRET')]}))"):
+            tiny.stage("a", code)
+            run = tiny.run()
+            assert statuses(run)["a"] == "failed" and "holds the value of env:TINY_SECRET" in error(run, "a")["message"] and not self.leaks(tiny)
+
+    def test_what_is_wrong_with_one_is_said_before_anything_runs(self, tiny, monkeypatch):
+        tiny.stage("a", "stage.save(a=n)", knobs='n: int = 1\npassword: str = ""')
+        for given, words in (("a.password=env:NO_SUCH", "NO_SUCH is not set"), ("a.password=plain-text-1", "env:NAME")):
+            with pytest.raises(MlwbError, match=words) as e: tiny.run(given=(given,))
+            assert "plain-text" not in str(e.value)
+        monkeypatch.setenv("TINY_SECRET", "abc")
+        with pytest.raises(MlwbError, match="fewer than 6"): tiny.run(given=("a.password=env:TINY_SECRET",))
+        assert not list_runs(tiny.project)
+
+
+class TestValues:
+    def test_what_papermill_gets_wrong_arrives_as_it_was(self, tiny):
+        import datetime
+
+        import numpy as np
+        knobs = "n: int = 1\npair: tuple[int, int] = (0, 0)\nday: str = ''\nrate: float = .5\nname: Optional[str] = 'x'\nplace: str = ''\nwords: list[str] = []"
+        knobs = knobs.replace("Optional[str]", "str | None")
+        tiny.stage("a", "stage.save(a=[n, type(n).__name__, pair, type(pair).__name__, day, rate, name, place, words])", knobs=knobs)
+        values = {"a.n": np.int64(7), "a.pair": (3, 4), "a.day": datetime.date(2024, 2, 29), "a.rate": np.float32(.25), "a.name": None,
+                  "a.place": Path("data") / "x.csv", "a.words": ["서울", "it's", 'a "b"']}
+        run = tiny.run(values=values)
+        expected = [7, "int", [3, 4], "tuple", "2024-02-29", .25, None, "data/x.csv", ["서울", "it's", 'a "b"']]
+        assert load_artifact(run, "a") == expected
+        assert statuses(tiny.run(given=tuple(run.head()["given"])))["a"] == "cached"  # what the journal holds is what was meant
+
+    def test_ranges_hold_before_a_kernel_starts(self, tiny):
+        tiny.stage("a", "stage.save(a=n)", knobs="n: int = 1   # rounds, at least 1")
+        with pytest.raises(UsageError, match="at least 1"): tiny.run(given=("a.n=0",))
+        tiny.stage("a", "stage.save(a=n)", knobs="n: int = 0   # rounds, at least 1")
+        with pytest.raises(MlwbError, match="at least 1"): tiny.run()
+        assert not list_runs(tiny.project)
+
+
 RUN = """import sys
 from pathlib import Path
 from mlwb.core.workspace import Project

@@ -48,6 +48,8 @@ def secret(
         raise InputError(f"The environment variable {name} is {'empty' if name in os.environ else 'not set'}, and env:{name} refers to it."
                          f"{suggest(name, os.environ)} Set it where mlwb or JupyterLab starts, for example: export {name}=…")
     _maskable(name, value)
+    if name not in _RESOLVED and (told := os.environ.get("MLWB_SECRETS_TOLD")):  # the runner, which masks the outputs
+        with open(told, "a", encoding="utf-8") as f: f.write(name + "\n")
     _RESOLVED.add(name)
     return value
 
@@ -97,6 +99,7 @@ class Mask:
         environ: Mapping[str, str] | None = None,  # default: that of the process
     ):
         environ, self._names = os.environ if environ is None else environ, {}
+        self.names = {n for n in names if environ.get(n)}
         for name in sorted(set(names)):
             for form in forms(_maskable(name, value)) if (value := environ.get(name)) else (): self._names.setdefault(form, []).append(name)
         self._bytes = {f.encode("utf-8", "surrogateescape"): n for f, n in self._names.items()}

@@ -95,10 +95,14 @@ def _log(project, name):
 
 # %% ../../notebooks/lib/core/09_states.ipynb #table
 def _table(project, name):
+    name, _, wanted = name.rpartition("@") if re.search(r"@\d+$", name) else (name, "", "")
     log = project.data / unique_slug(name) / "_delta_log"
     commits = sorted((p for p in log.glob("*.json") if re.fullmatch(r"\d{20}\.json", p.name)), reverse=True)
     for path in commits:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        if wanted and int(path.stem) != int(wanted): continue
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if wanted and not all((log.parent / json.loads(l)["add"]["path"]).is_file() for l in lines if l.startswith('{"add"')): return NONE
+        for line in lines:
             if "mlwb.table" not in line: continue
             if ref := json.loads(line).get("commitInfo", {}).get("mlwb.table"): return f"version {int(path.stem)} {json.loads(ref)['digest']}"
     return NONE

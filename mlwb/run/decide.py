@@ -43,16 +43,16 @@ class Job:
         return {n: made[n] for n in self.stage.needs}
 
 class Reads:
-    "The states of what lies outside the runs, each looked at once until somebody writes it."
+    "The states of what lies outside, as a run finds it; each is looked at once until somebody writes it."
     def __init__(self, project: Project): self.project, self._known = project, {}
-    def forget(self, kinds): [self._known.pop(k, None) for k in kinds]
-    def now(self, kind: str) -> str:
+    def forget(self, kinds): self._known = {k: v for k, v in self._known.items() if k[0] not in kinds}
+    def now(self, kind: str, run: Run | None = None) -> str:
         from mlwb.core.states import state
-        return state(self.project, kind)
-    def of(self, kinds) -> dict:
+        return state(self.project, kind, run.name if run else "")
+    def of(self, kinds, run: Run | None = None) -> dict:
         for k in kinds:
-            if k not in self._known: self._known[k] = self.now(k)
-        return {k: self._known[k] for k in kinds}
+            if (k, run) not in self._known: self._known[k, run] = self.now(k, run)
+        return {k: self._known[k, run] for k in kinds}
 
 # %% ../../notebooks/lib/run/13_decide.ipynb #decide
 class Decider:
@@ -65,7 +65,7 @@ class Decider:
             if p.state.rejected or p.state.status not in ("ok", "cached"): return _without(job, p)
         if job.how == "leave": return State(job.stage.name, reason=[msg("it was not asked for")], asked=False)
         if job.how == "take": return self._taken(job)
-        job.components = known(job.stage, job.values, job.inputs(), self.reads.of(job.stage.reads))
+        job.components = known(job.stage, job.values, job.inputs(), self.reads.of(job.stage.reads, job.run))
         if self.force: return Found(because=[msg("it was to run in any case")])
         return self.cache.find(job.stage, job.components, self.present)
 
@@ -100,7 +100,7 @@ def kept(self: Decider, job: Job, run: Run, entry: dict) -> State | None:
 def _taken(self: Decider, job):
     for run, entry, left in self.cache.past(job.stage.name):
         if spoiled(run, entry["outputs"]): continue
-        components = known(job.stage, job.values, job.inputs(), self.reads.of(job.stage.reads))
+        components = known(job.stage, job.values, job.inputs(), self.reads.of(job.stage.reads, job.run))
         changes = compare(entry["trace"], components, self.present, left, job.stage.writes)
         why = [msg("taken from {run} as it is, though:", run=run.name), *(c.message() for c in changes)] if changes else []
         return cached(run, entry, why)

@@ -57,6 +57,8 @@ def papermill():
     from papermill.engines import papermill_engines
 
     from mlwb.run.engine import Engine
+    from mlwb.run.values import register_translator
+    register_translator()
     papermill_engines.register("mlwb", Engine)
     return module
 
@@ -128,7 +130,8 @@ def go(work: Work) -> State:
     clear(run, stage.name)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.unlink(missing_ok=True)
-    env = {"MLWB_PROJECT": str(run.project.root), "MLWB_RUN": run.name, "MLWB_SECRETS": " ".join(sorted(work.mask.names)) if work.mask else ""}
+    env = {"MLWB_PROJECT": str(run.project.root), "MLWB_RUN": run.name, "MLWB_SECRETS": " ".join(sorted(work.mask.names)) if work.mask else "",
+           "MLWB_SECRETS_TOLD": str(work.kernel.folder / "secrets")}
     died, oom = None, _oom_kills()
     def told(i, state):
         if (cell := _cells(work._nb).get(i)) and work.on_cell: work.on_cell(*cell, state)
@@ -138,10 +141,24 @@ def go(work: Work) -> State:
                             before=_before(env, stage.path.parent), after=_AFTER)
     except pm.exceptions.PapermillExecutionError: pass  # the notebook says what failed
     except RuntimeError as e: died = e  # a dead kernel
+    _mask_more(work, part)
     if part.is_file(): os.replace(part, out)
     state = State(stage.name, seconds=round(time.perf_counter() - work.started, 3), attempt=work.attempt, kernel=work.how,
                   notebook=str(out.relative_to(run.path)), **work.kernel.usage())
     return judge(work, state, died, _oom_kills() > oom)
+
+def _mask_more(work, part):
+    "Secrets that a cell has resolved without naming them in its source are masked before the notebook gets its name."
+    told = work.kernel.folder / "secrets"
+    names = set(told.read_text(encoding="utf-8").split()) if told.is_file() else set()
+    if not names - (work.mask.names if work.mask else set()): return
+    from mlwb.core.secrets import Mask
+    work.mask = Mask(names | (work.mask.names if work.mask else set()))
+    for cell in work._nb.cells if work._nb is not None else ():
+        if "outputs" in cell: cell.outputs = work.mask.any(cell.outputs)
+    if part.is_file():
+        import nbformat
+        nbformat.write(work._nb, part)
 
 # %% ../../notebooks/lib/run/11_execute.ipynb #clues
 _MEMORY = ("MemoryError", "_ArrayMemoryError", "ArrayMemoryError", "OutOfMemoryError", "ArrowMemoryError")

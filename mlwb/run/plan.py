@@ -82,20 +82,27 @@ def make_plan(
     def values(env, given, more=None): return run_parameters(stages, overlays, env or None, list(given), more)
     if former:
         heads = [r.head() for r in former]
-        combinations = [(h["given"], values(h["env"], [*h["given"], *asked.given], asked.values)) for h in heads]
+        combinations = [(h["given"], values(h["env"], [*h["given"], *asked.given])) for h in heads]
         env, scope = heads[0]["env"], heads[0]["scope"]
     else:
         env, scope = asked.env, {"only": asked.only, "from": asked.start, "until": asked.until}
         more = [[f"{k}={v}" for k, v in c.items()] for c in grid(stages, list(asked.grid), list(asked.given))] if asked.grid else [[]]
-        combinations = [([*asked.given, *texts(asked.values), *m], values(env, [*asked.given, *m], asked.values)) for m in more]
+        found = [values(env, [*asked.given, *m], asked.values) for m in more]
+        combinations = [([*asked.given, *texts(asked.values, f), *m], f) for m, f in zip(more, found)]
+    for _, found in combinations:
+        for d in stages: _check_secrets(project, d, found.get(d.name, {}))
     names = [d.name for d in stages]
     for n, s in settings.overlays.items(): policy({k: v for k, v in s.items() if not n or is_policy(k)}, names)
     base = settings.overlays.get("", {}) | {k: v for k, v in settings.overlays.get(env or None, {}).items() if is_policy(k)}
     return Plan(stages, parents(stages), _scope(stages, scope["only"], scope["from"], scope["until"]), combinations, policy(base, names))
 
-def texts(values: dict) -> list[str]:
+def texts(
+    keys,         # `stage.key`s that were given as Python values
+    found: dict,  # stage → {key: value}, checked
+) -> list[str]:
     "Python values as they would be typed, for the journal."
-    return [f"{k}={v if isinstance(v, str) else repr(v)}" for k, v in values.items()]
+    checked = {k: found[k.partition(".")[0]][k.partition(".")[2]] for k in keys}
+    return [f"{k}={v if isinstance(v, str) else repr(v)}" for k, v in checked.items()]
 
 # %% ../../notebooks/lib/run/12_plan.ipynb #imports
 def imports_of(
@@ -118,9 +125,12 @@ def secrets_of(
     values: dict,
 ):  # mlwb.core.secrets.Mask, or None
     "The mask over a stage's secrets; None where it names none."
-    cells = "\n".join(_source(c) for c in read_notebook(stage.path)["cells"])
-    settings = " ".join(str(v) for v in vars(project.settings).values())
-    names = set(re.findall(r"env:([A-Za-z_]\w*)", " ".join([cells, settings, *map(str, values.values())])))
-    if not (names := {n for n in names if os.environ.get(n)}): return None
-    from mlwb.core.secrets import Mask
-    return Mask(names)
+    from mlwb.core.secrets import Mask, references
+    cells = " ".join(_source(c) for c in read_notebook(stage.path)["cells"])
+    names = references([values, vars(project.settings)]) | set(re.findall(r"env:([A-Za-z_]\w*)", cells))
+    return Mask(names) if any(os.environ.get(n) for n in names) else None
+
+def _check_secrets(project, stage, values):
+    from mlwb.core.secrets import references, secret
+    for name in sorted(references(values)): secret(f"env:{name}")  # an error where it is not set
+    secrets_of(project, stage, values)  # and where it is too short to be masked

@@ -113,7 +113,7 @@ def _go(self: Pipeline, work, job):
     state = go(work)
     if state.status == "ok":
         seen, reads = work.run.stage_record(state.name).get("seen"), self.decider.reads
-        changed = [k for k in work.stage.reads if k not in work.stage.writes and reads.now(k) != job.components[f"read:{k}"]]
+        changed = [k for k in work.stage.reads if k not in work.stage.writes and reads.now(k, job.run) != job.components[f"read:{k}"]]
         state.trace = job.components | discovered(seen) | {f"read:{k}": f"changed while it ran, {time.time_ns()}" for k in changed}
         state.imports, state.left = seen["imports"], {k: reads.now(k) for k in work.stage.writes}
     return state
