@@ -381,7 +381,8 @@ class TestSecrets:
         assert statuses(run)["a"] == "ok" and "[env:TINY_SECRET]" in (run.notebooks / "10_a.ipynb").read_text() and not self.leaks(tiny)
 
     def test_an_artifact_that_holds_it_is_refused(self, tiny):
-        for code in ("stage.save(a={'token': mlwb.secret('env:TINY_SECRET')})", "import pandas as pd\nstage.save(a=pd.DataFrame({'x': [mlwb.secret('env:TINY_SECRET')]}))"):
+        for code in ("stage.save(a={'token': mlwb.secret('env:TINY_SECRET')})",
+                     "import pandas as pd\nstage.save(a=pd.DataFrame({'x': [mlwb.secret('env:TINY_SECRET')]}))"):
             tiny.stage("a", code)
             run = tiny.run()
             assert statuses(run)["a"] == "failed" and "holds the value of env:TINY_SECRET" in error(run, "a")["message"] and not self.leaks(tiny)
