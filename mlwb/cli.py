@@ -247,37 +247,12 @@ def profile(
 ):
     "Profile a table: columns, alerts, associations."
     from mlwb.data import profile as engine
+    from mlwb.show.printed import print_profile, save_view
     result = engine.profile(_read(data), target=target or None, name=Path(data).name)
-    if out: _save_view(result, out)
+    if out: save_view(result, out)
     if as_json: _print_json(engine.document(result))
-    else: _print_profile(result)
+    else: print_profile(result)
     if out and not as_json: print(f"view: {out}")
-
-# %% ../notebooks/lib/90_cli.ipynb #show-profile
-def _save_view(result, out):
-    from mlwb.core.workspace import publish
-    from mlwb.show.views import view
-    if out.is_dir(): raise InputError(f"{out} is a folder; -o takes the name of the HTML file to write.")
-    publish(out, view(result).document())
-
-def _table(*heads):
-    from rich.table import Table
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, h in enumerate(heads): table.add_column(h, justify="left" if i < 2 else "right", overflow="ellipsis", max_width=40)
-    return table
-
-def _print_profile(result):
-    from rich.console import Console
-    from rich.text import Text
-
-    from mlwb.core.messages import say
-    console, table = Console(highlight=False), _table("column", "type", "missing", "distinct", "relation")
-    for c in result.columns:
-        relation = f"{c.relation['strength']:.2f}" if c.relation and c.relation.get("strength") is not None else ""
-        table.add_row(Text(c.name), c.type, f"{c.missing / c.rows:.1%}" if c.rows else "", f"{c.distinct:,}", relation)
-    console.print(f"{result.rows:,} rows, {len(result.columns)} columns")
-    for h in result.headlines: console.print(Text(f"• {say(h)}"))
-    console.print(table)
 
 # %% ../notebooks/lib/90_cli.ipynb #drift
 @app.command()
@@ -289,25 +264,15 @@ def drift(
     as_json: Json = False,
 ):
     "Compare two tables column by column."
-    from rich.console import Console
-    from rich.text import Text
-
-    from mlwb.core.messages import say
     from mlwb.monitor import drift as engine
+    from mlwb.show.printed import print_drift, save_view
     levels = ["ok", "warn", "drift"]
     if fail_on and fail_on not in levels[1:]: raise UsageError(f"--fail-on takes warn or drift, not {fail_on!r}.")
     result = engine.compare(_read(reference), _read(current), reference_name=Path(reference).name, current_name=Path(current).name)
-    if out: _save_view(result, out)
+    if out: save_view(result, out)
     if as_json: _print_json(engine.document(result))
-    else:
-        console, table = Console(highlight=False), _table("column", "verdict", "effect", "p adjusted", "missing")
-        for s in result.schema: console.print(Text(f"• {say(s['message'])}"))
-        for c in result.columns:
-            effect, p = ("" if x is None else f"{x:{form}}" for x, form in ((c.effect, ".3f"), (c.p_adjusted, ".2g")))
-            table.add_row(Text(c.name), c.verdict, effect, p, f"{c.missing_delta:+.1%}")
-        console.print(f"{result.verdict}: {result.rows['current']:,} rows against {result.rows['reference']:,}")
-        console.print(table)
-        if out: print(f"view: {out}")
+    else: print_drift(result)
+    if out and not as_json: print(f"view: {out}")
     return 3 if fail_on and levels.index(result.verdict) >= levels.index(fail_on) else 0
 
 # %% ../notebooks/lib/90_cli.ipynb #serve

@@ -552,4 +552,4 @@ class TestTold:
         tiny.stage("a", "stage.save(a={'이름': '서울'})")
         cli("run", cwd=tiny.root)
         done = cli("run", "--json", cwd=tiny.root)
-        assert "변경되지" in done.json["stages"][0]["reason"] or "그대로" in done.json["stages"][0]["reason"]
+        assert "이후 바뀐 것 없음" in done.json["stages"][0]["reason"]

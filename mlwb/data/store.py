@@ -143,6 +143,7 @@ def write(
         if note is not None: publish(self._folder(name) / "_mlwb" / "note.json", json.dumps(note.to_json(), ensure_ascii=False, indent=1))
     return same[0] if same else ref
 
+# %% ../../notebooks/lib/data/04_store.ipynb #write-lock
 @contextmanager
 def _lock(self, name, seconds=600):
     from filelock import FileLock, Timeout

@@ -123,6 +123,7 @@ def _cells(nb):
         at += 1
     return found
 
+# %% ../../notebooks/lib/run/11_execute.ipynb #go-on
 def go(work: Work) -> State:
     "Execute a stage to its end; never raises for what the notebook does."
     pm, run, stage = papermill(), work.run, work.stage
@@ -147,6 +148,7 @@ def go(work: Work) -> State:
                   notebook=str(out.relative_to(run.path)), **work.kernel.usage())
     return judge(work, state, died, _oom_kills() > oom)
 
+# %% ../../notebooks/lib/run/11_execute.ipynb #mask-more
 def _mask_more(work, part):
     "Secrets that a cell has resolved without naming them in its source are masked before the notebook gets its name."
     told = work.kernel.folder / "secrets"
