@@ -108,6 +108,19 @@ class Store:
             raise MissingInput(f"The table {name!r} in {self.path} has no version {version} ({str(e)[:100]}). "
                                f"Versions there: {', '.join(str(r.version) for r in self.versions(name))}.") from e
 
+# %% ../../notebooks/lib/data/04_store.ipynb #write-lock
+@contextmanager
+def _lock(self, name, seconds=600):
+    from filelock import FileLock, Timeout
+    self.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(self.path / f".{unique_slug(name)}.lock", timeout=seconds)
+    try: lock.acquire()
+    except Timeout as e:
+        raise MlwbError(f"The table {name!r} in {self.path} is being written by another process, for {seconds} seconds by now. "
+                        "Wait for it, or end it.") from e
+    try: yield
+    finally: lock.release()
+
 # %% ../../notebooks/lib/data/04_store.ipynb #write
 def _reference(self, name, df, time, version):
     first, last = (df[time].min(), df[time].max()) if time and time in df.columns else (None, None)
@@ -139,18 +152,6 @@ def write(
             ref.version = self._table(name).version()
         if note is not None: publish(self._folder(name) / "_mlwb" / "note.json", json.dumps(note.to_json(), ensure_ascii=False, indent=1))
     return same[0] if same else ref
-
-@contextmanager
-def _lock(self, name, seconds=600):
-    from filelock import FileLock, Timeout
-    self.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(self.path / f".{unique_slug(name)}.lock", timeout=seconds)
-    try: lock.acquire()
-    except Timeout as e:
-        raise MlwbError(f"The table {name!r} in {self.path} is being written by another process, for {seconds} seconds by now. "
-                        "Wait for it, or end it.") from e
-    try: yield
-    finally: lock.release()
 
 Store.write = write
 

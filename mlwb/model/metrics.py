@@ -122,6 +122,7 @@ def measure(
     if m.task == "binary": out["ece"] = ece(m.y, m.score)
     return out
 
+# %% ../../notebooks/lib/model/09_metrics.ipynb #ece
 def ece(
     y: np.ndarray,      # 0 and 1
     score: np.ndarray,
