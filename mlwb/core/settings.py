@@ -26,7 +26,7 @@ class Settings:
     time: str = ""             # column that orders the rows; empty: they have no order
     language: str = "en"       # of verdicts and reports
     tracking: str = ""         # URL of a team's MLflow server; empty: the embedded one
-    overlays: dict = field(default_factory=dict)  # [run.NAME] → {"stage.key": text}
+    overlays: dict = field(default_factory=dict)  # NAME of a section [run.NAME], "" for [run] → {"stage.key" or a key of the policy: text}
 
 # %% ../../notebooks/lib/core/03_settings.ipynb #parse
 def _parse(path):
@@ -56,15 +56,15 @@ def read_settings(
     ini = _parse(path)
     allowed = [f.name for f in fields(Settings) if f.name != "overlays"]
     for section in ini.sections():
-        if section != "workbench" and not re.fullmatch(r"run\.[\w-]+", section):
-            raise unknown(f"section in {path}", section, ["workbench", "run.NAME"])
+        if section != "workbench" and not re.fullmatch(r"run(\.[\w-]+)?", section):
+            raise unknown(f"section in {path}", section, ["workbench", "run", "run.NAME"])
     if "workbench" not in ini:
         raise InputError(f"{path} has no section [workbench]. It holds at least name, target and source; "
                          "`mlwb init` writes such a file.")
     facts = dict(ini["workbench"])
     for key in facts:
         if key not in allowed: raise unknown(f"setting in {path}", key, allowed)
-    return _check(path, facts, {s[4:]: dict(ini[s]) for s in ini.sections() if s.startswith("run.")})
+    return _check(path, facts, {s[4:]: dict(ini[s]) for s in ini.sections() if s != "workbench"})
 
 # %% ../../notebooks/lib/core/03_settings.ipynb #check
 def _check(path, facts, overlays):

@@ -94,7 +94,7 @@ def is_project(
 ) -> bool:
     "Whether a folder holds a settings.ini of the workbench (other tools use that name too)."
     ini = Path(path) / "settings.ini"
-    return ini.is_file() and re.search(r"(?m)^\s*\[(workb|run\.)", ini.read_text(encoding="utf-8", errors="replace")) is not None
+    return ini.is_file() and re.search(r"(?m)^\s*\[(workb|run[.\]])", ini.read_text(encoding="utf-8", errors="replace")) is not None
 
 def find_project(
     start: Path | None = None,  # a folder in the project; default: the working directory

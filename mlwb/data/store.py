@@ -62,6 +62,10 @@ class TableRef(Result):
     time_start: str = ""   # ISO, first and last value of that column
     time_end: str = ""
 
+    def refers(self) -> list[str]:
+        "What must be there for this to mean anything, as a stage's `reads` would say it."
+        return [f"table:{self.name}@{self.version}"]
+
     def read(self, project) -> pl.DataFrame:
         "The table, rows in the order they were written."
         return Store(project.workspace / Path(self.url).parent).read(self)

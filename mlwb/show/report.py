@@ -16,8 +16,10 @@ from ..core.errors import MissingInput
 from ..core.messages import Message, _, msg, say, use_language
 from ..core.results import loads
 from ..core.workspace import Project, publish
-from ..run.record import Run, list_runs, load_artifact
-from ..run.runner import document, run_verdict
+from ..run.artifacts import load_artifact
+from ..run.cache import because
+from ..run.outcome import document, run_verdict
+from ..run.record import Run, list_runs
 from .blocks import para, state, table
 from .plots import place, scripts
 from .scales import number
@@ -86,7 +88,8 @@ def changes(
         for k, v in knobs.items():
             w = a.get("parameters", {}).get(stage, {}).get(k)
             if w != v: out.append(msg("Parameter {name}: {old} became {new}", name=f"{stage}.{k}", old=str(w), new=str(v)))
-    edited = [s for s, d in b.get("code", {}).items() if a.get("code", {}).get(s) not in (None, d)]
+    codes = [{s["name"]: s["trace"].get("code") for s in x.get("stages", []) if s["trace"]} for x in (a, b)]
+    edited = [s for s, d in codes[1].items() if codes[0].get(s) not in (None, d)]
     if edited: out.append(msg("Code of the stages {names} was changed", names=", ".join(edited)))
     pa, pb = (x.get("environment", {}).get("packages", {}) for x in (a, b))
     moved = [f"{p} {pa.get(p, '–')} → {pb.get(p, '–')}" for p in sorted({*pa, *pb}) if pa.get(p) != pb.get(p)]
@@ -99,7 +102,8 @@ def _metric_changes(old, run):
     return [msg("{name}: {old} became {new}", name=k, old=number(a[k], 4), new=number(b[k], 4)) for k in moved]
 
 # %% ../../notebooks/lib/show/13_report.ipynb #headline
-WORDS = {"done": ("ok", msg("approved")), "rejected": ("drift", msg("rejected")), "failed": ("error", msg("failed")), "running": ("warn", msg("unfinished"))}
+WORDS = {"done": ("ok", msg("approved")), "rejected": ("drift", msg("rejected")), "failed": ("error", msg("failed")), "running": ("warn", msg("unfinished")),
+         "killed": ("error", msg("killed"))}
 
 def headline(
     run: Run,
@@ -155,10 +159,10 @@ def stage_sections(
     record, out = run.record(), []
     for s in record.get("stages", []):
         kind, word = ("drift", msg("rejected")) if s["rejected"] else STAGE_WORDS.get(s["status"], ("info", s["status"]))
-        no, name, promise = title_parts(record.get("titles", {}).get(s["name"]) or s["name"])
+        no, name, promise = title_parts(s.get("title") or s["name"])
         error = f"{s['error']['kind'] or 'error'}: {s['error']['message']}" if s["error"] else ""
         out.append({"id": s["name"], "number": no, "name": _(name), "promise": _(promise),
-                    "kind": kind, "word": say(word), "seconds": s["seconds"], "verdict": say(s["verdict"]) or (error or s["reason"]), "error": error,
+                    "kind": kind, "word": say(word), "seconds": s["seconds"], "verdict": say(s["verdict"]) or (error or because(s["reason"])), "error": error,
                     "cell": s["error"] and s["error"]["cell"], "outputs": stage_outputs(run.path / s["notebook"]) if s["notebook"] else []})
     return out
 
