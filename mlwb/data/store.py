@@ -82,11 +82,12 @@ def to_pandas(
     import pandas as pd
     out = {}
     for s in df.get_columns():
-        if s.dtype == pl.Boolean and s.null_count(): out[s.name] = pd.array(s.to_list(), dtype="boolean")
+        if s.dtype == pl.Boolean and s.null_count():
+            out[s.name] = pd.arrays.BooleanArray(s.fill_null(False).to_numpy(writable=True), s.is_null().to_numpy(writable=True))
         elif s.dtype.is_numeric() and not isinstance(s.dtype, pl.Decimal):
             out[s.name] = (s if not s.null_count() else s.cast(pl.Float64)).to_numpy(writable=True)
         else: out[s.name] = s.to_pandas()
-    return pd.DataFrame(out, index=pd.RangeIndex(df.height))
+    return pd.DataFrame(out, index=pd.RangeIndex(df.height), copy=False)
 
 # %% ../../notebooks/lib/data/04_store.ipynb #store
 class Store:
@@ -110,6 +111,19 @@ class Store:
         except Exception as e:
             raise MissingInput(f"The table {name!r} in {self.path} has no version {version} ({str(e)[:100]}). "
                                f"Versions there: {', '.join(str(r.version) for r in self.versions(name))}.") from e
+
+# %% ../../notebooks/lib/data/04_store.ipynb #write-lock
+@contextmanager
+def _lock(self, name, seconds=600):
+    from filelock import FileLock, Timeout
+    self.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(self.path / f".{unique_slug(name)}.lock", timeout=seconds)
+    try: lock.acquire()
+    except Timeout as e:
+        raise MlwbError(f"The table {name!r} in {self.path} is being written by another process, for {seconds} seconds by now. "
+                        "Wait for it, or end it.") from e
+    try: yield
+    finally: lock.release()
 
 # %% ../../notebooks/lib/data/04_store.ipynb #write
 def _reference(self, name, df, time, version):
@@ -142,19 +156,6 @@ def write(
             ref.version = self._table(name).version()
         if note is not None: publish(self._folder(name) / "_mlwb" / "note.json", json.dumps(note.to_json(), ensure_ascii=False, indent=1))
     return same[0] if same else ref
-
-# %% ../../notebooks/lib/data/04_store.ipynb #write-lock
-@contextmanager
-def _lock(self, name, seconds=600):
-    from filelock import FileLock, Timeout
-    self.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(self.path / f".{unique_slug(name)}.lock", timeout=seconds)
-    try: lock.acquire()
-    except Timeout as e:
-        raise MlwbError(f"The table {name!r} in {self.path} is being written by another process, for {seconds} seconds by now. "
-                        "Wait for it, or end it.") from e
-    try: yield
-    finally: lock.release()
 
 Store.write = write
 
