@@ -712,6 +712,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mlwb.release.gate.decide': ('lib/release/gate.html#decide', 'mlwb/release/gate.py'),
                                    'mlwb.release.gate.dummy_of': ('lib/release/gate.html#dummy_of', 'mlwb/release/gate.py'),
                                    'mlwb.release.gate.incompatible': ('lib/release/gate.html#incompatible', 'mlwb/release/gate.py'),
+                                   'mlwb.release.gate.loaded': ('lib/release/gate.html#loaded', 'mlwb/release/gate.py'),
                                    'mlwb.release.gate.meets_champion': ('lib/release/gate.html#meets_champion', 'mlwb/release/gate.py'),
                                    'mlwb.release.gate.thresholds': ('lib/release/gate.html#thresholds', 'mlwb/release/gate.py')},
             'mlwb.release.registry': { 'mlwb.release.registry.Registered': ( 'lib/release/registry.html#registered',
