@@ -955,6 +955,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'mlwb.run.plan.Plan': ('lib/run/plan.html#plan', 'mlwb/run/plan.py'),
                                'mlwb.run.plan._check_secrets': ('lib/run/plan.html#_check_secrets', 'mlwb/run/plan.py'),
                                'mlwb.run.plan._scope': ('lib/run/plan.html#_scope', 'mlwb/run/plan.py'),
+                               'mlwb.run.plan.hints': ('lib/run/plan.html#hints', 'mlwb/run/plan.py'),
                                'mlwb.run.plan.imports_of': ('lib/run/plan.html#imports_of', 'mlwb/run/plan.py'),
                                'mlwb.run.plan.make_plan': ('lib/run/plan.html#make_plan', 'mlwb/run/plan.py'),
                                'mlwb.run.plan.secrets_of': ('lib/run/plan.html#secrets_of', 'mlwb/run/plan.py'),

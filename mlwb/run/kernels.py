@@ -36,7 +36,7 @@ class Spawned:
 # %% ../../notebooks/lib/run/08_kernels.ipynb #nursery-client
 class Forked:
     "A kernel that the nursery has forked."
-    def __init__(self, pid: int): self.pid, self.code, self.used = pid, None, {}
+    def __init__(self, pid: int): self.pid, self.code, self.used, self.orphaned = pid, None, {}, False
     def poll(self): return self.code
 
 class Nursery:
@@ -54,7 +54,7 @@ class Nursery:
                 child = self.children[said["started"]] = Forked(said["started"])
                 self._started.put(child)
             elif (child := self.children.pop(said.get("ended"), None)): child.used, child.code = {k: said[k] for k in ("cpu", "memory")}, said["code"]
-        for child in self.children.values(): child.code = -signal.SIGKILL  # the system kills what the nursery leaves
+        for child in self.children.values(): child.orphaned, child.code = True, -signal.SIGKILL  # the system kills what the nursery leaves
         self._started.put(None)
 
     def fork(self, order: dict) -> Forked:
@@ -160,7 +160,7 @@ def close(self: Kernel, patience: float = 5):
     self.kill()
     end = time.monotonic() + patience
     while self.alive and time.monotonic() < end: time.sleep(.005)
-    if not self.alive and hasattr(os, "killpg") and not self.forked:
+    if not self.alive and hasattr(os, "killpg") and (not self.forked or self.process.orphaned):  # else the nursery has done it
         try: os.killpg(self.pid, signal.SIGKILL)  # what it has started
         except (ProcessLookupError, PermissionError): pass
     shutil.rmtree(self.folder, ignore_errors=True)

@@ -78,7 +78,7 @@ def _die_with(parent):
 def serve():
     "Take orders from stdin, tell on stdout of each kernel's start and end; one line of JSON each."
     import ipykernel.ipkernel, ipykernel.kernelapp, ipykernel.zmqshell  # noqa: E401, F401
-    children, me, orders = set(), os.getpid(), bytearray()
+    children, me, orders = {}, os.getpid(), bytearray()
     wake, woken = os.pipe()
     for fd in (wake, woken): os.set_blocking(fd, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -95,8 +95,9 @@ def serve():
         orders += data
         *lines, orders = orders.split(b"\n")
         for line in lines:
-            pid = _fork(json.loads(line), me)
-            children.add(pid)
+            order = json.loads(line)
+            pid = _fork(order, me)
+            children[pid] = os.path.dirname(order["log"])
             _tell({"started": pid})
 
 # %% ../../notebooks/lib/run/07_nursery.ipynb #bury
@@ -108,7 +109,7 @@ def _bury(children):
         if ended is None: return
         _sweep(ended.si_pid)  # what the kernel has started; its number is its own until it is waited for
         pid, status, usage = os.wait4(ended.si_pid, 0)
-        children.discard(pid)
+        children.pop(pid, None)
         _tell({"ended": pid, "code": os.waitstatus_to_exitcode(status), "cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss * 1024})
 
 def _sweep(pid):
@@ -116,7 +117,10 @@ def _sweep(pid):
     except (ProcessLookupError, PermissionError): pass  # nobody is left
 
 def _leave(children):
+    "The runner is gone: kernels go, and the folders that it would have taken away."
+    import shutil
     for pid in children: _sweep(pid)
+    for folder in children.values(): shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../notebooks/lib/run/07_nursery.ipynb #main
 COMMAND = "from mlwb.run import nursery; nursery.serve()"                                # for python -c
