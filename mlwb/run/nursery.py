@@ -28,7 +28,7 @@ def become(
     app = IPKernelApp.instance()
     app.initialize(["-f", order["file"], *ARGUMENTS, f"--IPKernelApp.parent_handle={order['parent']}"])
     if "" not in sys.path: sys.path.insert(next((i for i, p in enumerate(sys.path) if p.endswith("-packages")), 0), "")  # as in any kernel
-    witness.current = witness.Witness().listen()
+    witness.current = witness.Witness(order["preload"]).listen()
     _hide(app.shell, witness.__file__)
     app.start()
 
@@ -45,8 +45,8 @@ def _hide(shell, file):
     shell._get_exc_info = _get_exc_info
 
 def _load(name):
-    import importlib
-    try: importlib.import_module(name)
+    from mlwb.core.environment import slim_import
+    try: slim_import(name)
     except Exception as e: print(f"{name} was not loaded beforehand: {type(e).__name__}: {e}", file=sys.stderr)  # the stage will say it, if it needs it
 
 # %% ../../notebooks/lib/run/07_nursery.ipynb #fork
