@@ -42,7 +42,7 @@ class State:
     asked: bool = True           # False: this run was not to run it
     home: Run | None = field(default=None, repr=False)  # whose files are to be taken over
 
-    def said(self) -> dict: return {k: v for k, v in plain(self).items() if k != "name" and v != UNDECIDED.get(k, ...)}
+    def said(self) -> dict: return {k: v for k, v in plain(self).items() if k == "status" or (k != "name" and v != UNDECIDED.get(k, ...))}
 
 # %% ../../notebooks/lib/run/11_execute.ipynb #papermill
 def papermill():
@@ -213,7 +213,7 @@ def judge(
 
 def _stopped(work, state, error):
     if work.stopped == "timeout":
-        state.status, error["class"], error["message"] = "timeout", "timeout", f"it was stopped after {work.limit:g} seconds, its time limit"
+        state.status, error["class"], error["kind"], error["message"] = "timeout", "timeout", "", f"it was stopped after {work.limit:g} seconds, its time limit"
     if work.stopped == "interrupted": state.status, error["class"], state.reason = "killed", "interrupted", "interrupted"
     state.error = error
     return state

@@ -51,7 +51,7 @@ class Pipeline:
             job.first = [j for j in self.jobs if touched & set(j.stage.writes)] if touched else []
             job.kept = (keep or {}).get(d.name)
         self.jobs += here.values()
-        run.tell("plan", stages=[{"name": d.name, "title": d.title, "file": d.path.name} for d in self.plan.stages])
+        run.tell("plan", stages=[{"name": d.name, "title": d.title, "file": d.path.name, "after": sorted(self.plan.parents[d.name])} for d in self.plan.stages])
 
     @property
     def left(self) -> list[Job]: return [j for j in self.jobs if j.open]
