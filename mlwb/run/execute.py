@@ -67,7 +67,9 @@ def _before(env, folder):
     return f"__import__('os').environ.update({env!r}); __import__('os').chdir({str(folder)!r})"
 
 _AFTER = """
-if "mlflow" in __import__("sys").modules: getattr(__import__("mlflow"), "flush_async_logging", lambda: None)()
+for _thread in __import__("threading").enumerate():  # MLflow's queues, where some are at work
+    _queue = getattr(getattr(_thread, "_target", None), "__self__", None)
+    if type(_queue).__module__.startswith("mlflow.") and hasattr(_queue, "flush"): _queue.flush()
 for _handler in __import__("logging").getLogger().handlers: _handler.flush()
 """
 
