@@ -10,7 +10,7 @@ OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install run test lab lint ci-checks export messages bench soak campaign wheel-check clean distclean
+.PHONY: help install run test lab lint ci-checks export imports messages bench soak campaign wheel-check clean distclean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -34,6 +34,10 @@ ci-checks: lint ## ruff, and that nbdev's clean and export would change nothing 
 export: $(STAMP) ## write mlwb/ from the notebooks, and clean these
 	@$(BIN)/nbdev-export
 	@$(BIN)/nbdev-clean
+
+imports: $(STAMP) ## write down what the stages imported in the latest run, for kernels to load beforehand on a first run
+	@$(BIN)/python -c "import json; from pathlib import Path; from mlwb.core.workspace import find_project; from mlwb.run.plan import hints; \
+	from mlwb.run.record import latest; text = json.dumps(hints(latest(find_project())), indent=1); Path('mlwb/run/imports.json').write_text(text + '\n')"
 
 messages: $(STAMP) ## collect the messages of the code into the Korean catalogue, keeping its translations
 	@pot=$$(mktemp) && trap 'rm -f "$$pot"' EXIT && \

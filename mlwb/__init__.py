@@ -12,6 +12,7 @@ _LAZY = {
     "drift": "mlwb.show.drift",
     # a stage notebook
     "stage": "mlwb.run.stage",
+    "secret": "mlwb.core.secrets",
     "goal": "mlwb.core.goal",
     "acceptance": "mlwb.core.goal",
     "search": "mlwb.model.search",

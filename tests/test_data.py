@@ -233,3 +233,78 @@ def test_imports_alone_and_lean(module):
     code = f"import sys, mlwb.data.{module}; print(sorted({{'pandas', 'deltalake', 'sklearn', 'scipy', 'pyarrow', 'yaml'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+WRITERS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import polars as pl, deltalake
+from mlwb.data.store import Store, digest
+
+store, random = Store(Path(sys.argv[1])), random.Random(0)
+content = lambda i: pl.DataFrame({"i": [i] * 20_000, "text": [f"{i} 행"] * 20_000})
+
+def child(work):  # polars and deltalake have threads: they are used in children only
+    pid = os.fork()
+    if pid: return pid
+    try: work(); os._exit(0)
+    except BaseException: import traceback; traceback.print_exc()
+    os._exit(1)
+
+def done(pid):
+    if (code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])): sys.exit(f"a process that nobody killed ended with {code}")
+"""
+
+
+class TestWriters:
+    """The store in several processes, and in processes that are killed."""
+
+    def run(self, tmp_path, code):
+        done = subprocess.run([sys.executable, "-c", WRITERS + code, str(tmp_path / "data")], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    def test_four_at_once(self, tmp_path):
+        self.run(tmp_path, """
+def five(n):
+    for i in range(5):
+        ref = store.write("t", content(5 * n + i))
+        assert store.read(ref).equals(content(5 * n + i)), (n, i)  # the version it was given is the one it wrote
+for pid in [child(lambda n=n: five(n)) for n in range(4)]: done(pid)
+""")
+        store = Store(tmp_path / "data")
+        refs = store.versions("t")
+        assert [r.version for r in refs] == list(range(20)) and {store.read(r)["i"][0] for r in refs} == set(range(20))
+        assert all(digest(store.read(r)) == r.digest for r in refs)
+
+    def test_killed_at_random_moments(self, tmp_path):
+        self.run(tmp_path, """
+def endless(start):
+    for i in range(start, start + 1000): store.write("t", content(i))
+def check():
+    if not list(store.path.glob("t/_delta_log/*.json")): return
+    refs = store.versions("t")
+    assert [r.version for r in refs] == list(range(len(refs))) and digest(store.read("t")) == refs[-1].digest
+for n in range(15):
+    pid = child(lambda: endless(1000 * n))
+    time.sleep(random.uniform(.02, .3)); os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
+    done(child(check))
+done(child(lambda: store.write("t", content(7))))
+""")
+        store = Store(tmp_path / "data")
+        assert len(store.versions("t")) > 5 and store.read("t")["i"].unique().to_list() == [7]
+
+    def test_a_first_write_that_left_a_log_without_a_commit(self, tmp_path):
+        (tmp_path / "data" / "t" / "_delta_log").mkdir(parents=True)
+        store = Store(tmp_path / "data")
+        with pytest.raises(InputError, match="mlwb run --until extract"): store.read("t")
+        assert store.write("t", pl.DataFrame({"a": [1]})).version == 0
+
+    def test_a_writer_that_never_ends_is_named(self, tmp_path):
+        from filelock import FileLock
+
+        from mlwb.core.errors import MlwbError
+        from mlwb.data import store as module
+        store = Store(tmp_path / "data")
+        store.write("t", pl.DataFrame({"a": [1]}))
+        with FileLock(store.path / ".t.lock"), pytest.raises(MlwbError, match="being written by another process"):
+            with module._lock(store, "t", seconds=.1): pass

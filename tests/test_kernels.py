@@ -69,8 +69,9 @@ class House(Kernels):
         super().close()
 
 
-def nurseries() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "nursery.serve" in " ".join(p.cmdline())]
+def nurseries() -> list[int]:
+    """The living nurseries of this process."""
+    return [p.pid for p in psutil.Process().children() if alive(p.pid) and "nursery.serve" in " ".join(p.cmdline())]
 
 
 @pytest.fixture(params=["forked", "alone"])
@@ -225,7 +226,7 @@ class TestNurseryDies:
             killed = 0
             def cell(self, run, stage, index, state):
                 if stage.name == "b" and state == "running" and not self.killed:
-                    self.killed = nurseries()[-1].pid
+                    self.killed = nurseries()[-1]
                     os.kill(self.killed, signal.SIGKILL)
         p, killer = project(a=["print('a')"], b=["import time; time.sleep(1); print('b')"], c=["print('c')"]), Killer()
         run = run_pipeline(p, Asked(), killer)[0]

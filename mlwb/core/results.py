@@ -6,12 +6,10 @@
 __all__ = ['plain', 'Result', 'dumps', 'digest_json', 'loads']
 
 # %% ../../notebooks/lib/core/02_results.ipynb #results-imports
-import dataclasses, datetime, hashlib, importlib, json, math
+import dataclasses, datetime, hashlib, importlib, json, math, sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
-
-import numpy as np
 
 from .messages import Message
 
@@ -20,20 +18,24 @@ def plain(
     x: Any,  # nested dataclasses, dicts, lists, numpy or pandas scalars, dates, messages
 ) -> Any:  # dict, list, str, int, float, bool or None; a non-finite float is None
     "Reduce a value to what JSON can hold; TypeError names what can't be."
-    if x is None or isinstance(x, (str, bool, int)): return x if not isinstance(x, (np.str_,)) else str(x)
+    if x is None or isinstance(x, (bool, int)): return x
+    if isinstance(x, str): return str.__str__(x)  # numpy's strings too
     if isinstance(x, float): return float(x) if math.isfinite(x) else None
     if isinstance(x, Message): return {"text": x.text, "args": plain(x.args)}
     if dataclasses.is_dataclass(x): return {f.name: plain(getattr(x, f.name)) for f in dataclasses.fields(x) if f.repr}
     if isinstance(x, dict): return {str(k): plain(v) for k, v in x.items()}
     if isinstance(x, (list, tuple, set, frozenset)): return [plain(v) for v in (sorted(x) if isinstance(x, (set, frozenset)) else x)]
-    if isinstance(x, np.ndarray): return plain(x.tolist())
-    if isinstance(x, np.generic): return plain(x.item())
+    if _numpy(x): return plain(x.tolist())
     if isinstance(x, (datetime.datetime, datetime.date, datetime.time)): return None if x != x else x.isoformat()
     if isinstance(x, (datetime.timedelta,)): return x.total_seconds()
     if isinstance(x, Path): return str(x)
     if isinstance(x, bytes): return x.decode("utf-8", "replace")
     if x is not None and type(x).__name__ in ("NAType", "NaTType", "Decimal"): return None if type(x).__name__ != "Decimal" else float(x)
     raise TypeError(f"a result can't hold {type(x).__module__}.{type(x).__qualname__}: {str(x)[:80]}")
+
+def _numpy(x):
+    np = sys.modules.get("numpy")  # without it, nothing is numpy's
+    return np is not None and isinstance(x, (np.ndarray, np.generic))
 
 # %% ../../notebooks/lib/core/02_results.ipynb #build
 def _build(hint, v):

@@ -32,8 +32,8 @@ def client(
     os.environ.setdefault("DO_NOT_TRACK", "true")
     uri = tracking_uri(project)
     open_workspace(project)
+    import mlflow  # before the lock: nobody waits for another's imports
     with _lock(project.workspace / ".mlflow.lock"):
-        import mlflow
         try:
             c = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
             experiment(project, c)

@@ -7,15 +7,16 @@ __all__ = ['digest', 'TableRef', 'to_pandas', 'Store', 'write', 'versions', 'rea
 
 # %% ../../notebooks/lib/data/04_store.ipynb #store-imports
 import hashlib, json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from ..core.errors import InputError, MissingInput, unknown
+from ..core.errors import InputError, MissingInput, MlwbError, unknown
 from ..core.results import Result
-from ..core.workspace import publish, slug
+from ..core.workspace import publish, unique_slug
 from .frames import storable
 from .notes import AcquisitionNote
 
@@ -61,6 +62,10 @@ class TableRef(Result):
     time_start: str = ""   # ISO, first and last value of that column
     time_end: str = ""
 
+    def refers(self) -> list[str]:
+        "What must be there for this to mean anything, as a stage's `reads` would say it."
+        return [f"table:{self.name}@{self.version}"]
+
     def read(self, project) -> pl.DataFrame:
         "The table, rows in the order they were written."
         return Store(project.workspace / Path(self.url).parent).read(self)
@@ -77,11 +82,12 @@ def to_pandas(
     import pandas as pd
     out = {}
     for s in df.get_columns():
-        if s.dtype == pl.Boolean and s.null_count(): out[s.name] = pd.array(s.to_list(), dtype="boolean")
+        if s.dtype == pl.Boolean and s.null_count():
+            out[s.name] = pd.arrays.BooleanArray(s.fill_null(False).to_numpy(writable=True), s.is_null().to_numpy(writable=True))
         elif s.dtype.is_numeric() and not isinstance(s.dtype, pl.Decimal):
             out[s.name] = (s if not s.null_count() else s.cast(pl.Float64)).to_numpy(writable=True)
         else: out[s.name] = s.to_pandas()
-    return pd.DataFrame(out, index=pd.RangeIndex(df.height))
+    return pd.DataFrame(out, index=pd.RangeIndex(df.height), copy=False)
 
 # %% ../../notebooks/lib/data/04_store.ipynb #store
 class Store:
@@ -91,19 +97,33 @@ class Store:
         path: Path,  # e.g. project.data
     ): self.path = Path(path)
 
-    def _folder(self, name):
-        safe = slug(name)
-        return self.path / (safe if safe == name else f"{safe}-{hashlib.sha256(str(name).encode('utf-8', 'replace')).hexdigest()[:6]}")
+    def _folder(self, name): return self.path / unique_slug(name)
+
+    def _there(self, name):  # a first write that was killed leaves a log without a commit
+        return any((self._folder(name) / "_delta_log").glob("*.json"))
 
     def _table(self, name, version=None):
         from deltalake import DeltaTable
         folder = self._folder(name)
-        if not (folder / "_delta_log").is_dir():
+        if not self._there(name):
             raise MissingInput(f"There is no table {name!r} in {self.path}. The stage extract writes it: mlwb run --until extract")
         try: return DeltaTable(folder, version=version)
         except Exception as e:
             raise MissingInput(f"The table {name!r} in {self.path} has no version {version} ({str(e)[:100]}). "
                                f"Versions there: {', '.join(str(r.version) for r in self.versions(name))}.") from e
+
+# %% ../../notebooks/lib/data/04_store.ipynb #write-lock
+@contextmanager
+def _lock(self, name, seconds=600):
+    from filelock import FileLock, Timeout
+    self.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(self.path / f".{unique_slug(name)}.lock", timeout=seconds)
+    try: lock.acquire()
+    except Timeout as e:
+        raise MlwbError(f"The table {name!r} in {self.path} is being written by another process, for {seconds} seconds by now. "
+                        "Wait for it, or end it.") from e
+    try: yield
+    finally: lock.release()
 
 # %% ../../notebooks/lib/data/04_store.ipynb #write
 def _reference(self, name, df, time, version):
@@ -125,15 +145,16 @@ def write(
     from mlwb.data.frames import frame
     df = storable(frame(df, said), said)
     if not df.height: raise InputError(f"The table {name!r} has no rows; there is nothing to store.")
-    known = self.versions(name) if (self._folder(name) / "_delta_log").is_dir() else []
     ref = _reference(self, name, df, time, 0)
-    same = [r for r in known[-1:] if (r.digest, r.time) == (ref.digest, ref.time)]
-    if not same:
-        meta = CommitProperties(custom_metadata={"mlwb.table": json.dumps(ref.to_json(), ensure_ascii=False)})
-        write_deltalake(self._folder(name), df, mode="overwrite", schema_mode="overwrite", commit_properties=meta, target_file_size=1 << 50,
-                        configuration={} if known else {"delta.logRetentionDuration": "interval 36500 days"})
-        ref.version = self._table(name).version()
-    if note is not None: publish(self._folder(name) / "_mlwb" / "note.json", json.dumps(note.to_json(), ensure_ascii=False, indent=1))
+    with _lock(self, name):
+        known = self.versions(name) if self._there(name) else []
+        same = [r for r in known[-1:] if (r.digest, r.time) == (ref.digest, ref.time)]
+        if not same:
+            meta = CommitProperties(custom_metadata={"mlwb.table": json.dumps(ref.to_json(), ensure_ascii=False)})
+            write_deltalake(self._folder(name), df, mode="overwrite", schema_mode="overwrite", commit_properties=meta, target_file_size=1 << 50,
+                            configuration={} if known else {"delta.logRetentionDuration": "interval 36500 days"})
+            ref.version = self._table(name).version()
+        if note is not None: publish(self._folder(name) / "_mlwb" / "note.json", json.dumps(note.to_json(), ensure_ascii=False, indent=1))
     return same[0] if same else ref
 
 Store.write = write

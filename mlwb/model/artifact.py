@@ -18,7 +18,7 @@ import pandas as pd
 from ..core.errors import InputError, suggest
 from ..core.results import digest_json, dumps
 from ..core.workspace import publish
-from .encoders import as_numbers, as_text, as_times
+from .values import as_numbers, as_text, as_times
 from .saved import fingerprint, from_bytes, to_bytes
 
 # %% ../../notebooks/lib/model/08_artifact.ipynb #records

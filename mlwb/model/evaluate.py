@@ -143,14 +143,14 @@ def evaluate(
     df, y, score = scored(model, split, "test", len(split.all), seed)
     base = dummy_score(split.y("train+validation"), len(y), classes)
     m, d = Measure(y, score, classes), Measure(y, base, classes)
-    boot, boot_d = bootstrap([m, d], n_boot, seed)
+    whole, base_d, (boot, boot_d) = m(), d(), bootstrap([m, d], n_boot, seed)
     metrics = {p: part_metrics(Measure(v[1], v[2], classes)) for p, v in parts.items()} | {"test": part_metrics(m, boot)}
     costs, _ = _costs_of(frame)
     threshold = break_even(costs) if costs and task == "binary" else .5
     label = [(split.time, _periods(split))] if split.time else []
     return Evaluation(
         model.name, model.task, model.target, classes, model.positive, PRIMARY[task], metrics,
-        {k: difference(k, m(), d(), boot, boot_d) for k in m()},
+        {k: difference(k, whole, base_d, boot, boot_d) for k in whole},
         calibration(y, score) if task == "binary" else [], ranking_curves(y, score) if task == "binary" else {},
         _scores(y, score, task), _confusion(y, score, task, threshold, len(classes)),
         slices(df, model.columns, y, score, classes, periods=label), money(frame, y, score, threshold, base, classes), n_boot, seed)
@@ -185,6 +185,6 @@ def compare(
     b = model_b.score(df)
     metric = PRIMARY[task_of(model_a.classes)]
     one, two = Measure(y, a, model_a.classes), Measure(y, b, model_a.classes)
-    d = difference(metric, one(), two(), *bootstrap([one, two], n_boot, seed))
+    d = difference(metric, one(), two(), *bootstrap([one, two], n_boot, seed, metric))
     higher = DEFINITIONS[metric].higher
     return {"metric": metric, **{k: v for k, v in d.to_json().items() if k != "type"}, "worse": bool(d.high < 0 if higher else d.low > 0), "n": len(y)}

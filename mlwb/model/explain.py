@@ -17,7 +17,7 @@ from ..core.errors import InputError
 from ..core.messages import Message, msg
 from ..core.results import Result
 from .artifact import Model, as_frame
-from .encoders import as_numbers, as_text
+from .values import as_numbers, as_text
 from .features import groups, kind_of
 from .shapley import frame_mixer, is_tree, linear_values, mixer, permutation_values, tree_values
 

@@ -15,8 +15,8 @@ import pandas as pd
 from ..core.errors import InputError
 from ..core.messages import Message, msg
 from ..core.results import Result
-from .encoders import CALENDAR, Calendar, Levels, Means, Numbers, as_times
 from .split import instants
+from .values import CALENDAR, as_times
 
 # %% ../../notebooks/lib/model/04_features.ipynb #feature-class
 @dataclass
@@ -57,7 +57,7 @@ def kind_of(
     if pd.api.types.is_datetime64_any_dtype(s): return "time"
     v = s.dropna()
     if not len(v) or isinstance(s.dtype, pd.CategoricalDtype): return "category"
-    if v.map(lambda x: isinstance(x, bool)).all(): return "boolean"
+    if v.dtype == object and v.map(lambda x: isinstance(x, bool)).all(): return "boolean"
     head = v.iloc[:200].map(str)
     for kind, test in (("number", pd.to_numeric), ("time", as_times)):
         if kind == "time" and not head.str.match(r"\d{4}-\d\d").all(): continue
@@ -172,6 +172,7 @@ def preprocessor(
 ):  # sklearn ColumnTransformer, unfitted
     "The encoders of a plan."
     from sklearn.compose import ColumnTransformer
+    from mlwb.model.encoders import Calendar, Levels, Means, Numbers
     parts = {f.name: f.parts for f in features.columns if f.parts}
     own = features.time if any("days ahead" in p for p in parts.values()) else ""
     steps = [("numbers", Numbers(), features.names("as it is")), ("categories", Levels(), features.names("one column each")),

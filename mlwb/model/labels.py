@@ -43,13 +43,13 @@ def encode(
     "Labels as estimators want them."
     if not classes: return number(y)
     codes = {c: i for i, c in enumerate(classes)}
-    values = pd.unique(y.dropna())
-    known = {v: codes[native(v)] for v in values if native(v) in codes}
-    if len(known) < len(values):
-        odd = next(v for v in values if v not in known)
-        raise InputError(f"The target {y.name!r} holds the class {native(odd)!r}, which was not there when the classes were found "
+    at, values = pd.factorize(y)  # -1 where there is none
+    values = [native(v) for v in values]
+    if odd := [v for v in values if v not in codes]:
+        raise InputError(f"The target {y.name!r} holds the class {odd[0]!r}, which was not there when the classes were found "
                          f"({', '.join(map(str, classes))}).")
-    return y.map(known).astype("float64").to_numpy(na_value=np.nan) if y.isna().any() else y.map(known).to_numpy(dtype="int64")
+    known = np.array([codes[v] for v in values] + [np.nan if (at < 0).any() else 0])
+    return known[at] if (at < 0).any() else known.astype("int64")[at]
 
 def number(
     y: pd.Series,  # the target of a regression

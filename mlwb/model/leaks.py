@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core.messages import Message, msg
 from ..core.results import Result
-from .encoders import as_times
+from .values import as_times
 
 # %% ../../notebooks/lib/model/02_leaks.ipynb #leak-class
 @dataclass

@@ -38,9 +38,18 @@ def train(
         schedule = skorch.callbacks.LRScheduler(torch.optim.lr_scheduler.OneCycleLR, max_lr=lr, total_steps=steps + 1, step_every="batch")
         fit = skorch.NeuralNet(net, criterion=torch.nn.CrossEntropyLoss if outputs > 1 else torch.nn.MSELoss, optimizer=torch.optim.AdamW,
                                optimizer__weight_decay=decay, lr=lr, max_epochs=epochs, batch_size=batch, train_split=None, verbose=0,
-                               iterator_train__shuffle=True, callbacks=[schedule])
-        fit.fit(np.clip(X, -CLIP, CLIP), y if outputs > 1 else y[:, None])
+                               iterator_train__shuffle=True, iterator_train__collate_fn=lambda batch: batch, callbacks=[schedule])
+        fit.fit(_batched(np.clip(X, -CLIP, CLIP), y if outputs > 1 else y[:, None]))
         return [p.detach().numpy().copy() for p in fit.module_.parameters()]
+
+def _batched(X, y):
+    import torch
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self): return len(X)
+        def __getitem__(self, i): return X[i], y[i]
+        def __getitems__(self, at): return torch.from_numpy(X[at]), torch.from_numpy(y[at])
+    return Rows()
 
 # %% ../../notebooks/lib/model/05_mlp.ipynb #train-forward
 def forward(

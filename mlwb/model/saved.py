@@ -6,7 +6,7 @@
 __all__ = ['ALLOWED', 'untrusted', 'to_bytes', 'from_bytes', 'fingerprint']
 
 # %% ../../notebooks/lib/model/07_saved.ipynb #saved-imports
-import hashlib, io, re, zipfile
+import hashlib, io, re, sys, zipfile
 
 import numpy as np
 
@@ -17,11 +17,20 @@ ALLOWED = ("numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.Tr
            *(f"mlwb.model.encoders.{c}" for c in ("Numbers", "Levels", "Means", "Calendar")),
            *(f"mlwb.model.mlp.{c}" for c in ("MLPClassifier", "MLPRegressor")))
 
+def _skops():
+    bridge = "sklearn.externals.array_api_compat.torch"
+    shut = "skops.io" not in sys.modules and bridge not in sys.modules
+    if shut: sys.modules[bridge] = None  # an import of it fails, which the walk takes for "not installed"
+    try: import skops.io as sio
+    finally:
+        if shut: del sys.modules[bridge]
+    return sio
+
 def untrusted(
     data: bytes,  # a skops file
 ) -> list[str]:  # sorted
     "The types in a file that are not on our list."
-    import skops.io as sio
+    sio = _skops()
     try: return sorted(set(sio.get_untrusted_types(data=data)) - set(ALLOWED))
     except Exception as e:
         raise InputError(f"The model file can't be read: {str(e)[:120] or type(e).__name__}. Release the model again.") from e
@@ -31,8 +40,7 @@ def to_bytes(
     estimator,  # fitted
 ) -> bytes:  # a skops file
     "Save an estimator; InputError where it holds a type that could not be loaded again."
-    import skops.io as sio
-    data = sio.dumps(estimator)
+    data = _skops().dumps(estimator)
     if odd := untrusted(data): raise InputError(f"The model can't be saved, for it holds {', '.join(odd)}, which loading would refuse.")
     src, out, number = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO(), {}
     renumber = lambda m: m[1] + str(number.setdefault(m[2], len(number) + 1)) + m[3]
@@ -48,11 +56,12 @@ def from_bytes(
     name: str = "the model",
 ):  # the estimator
     "Load an estimator, if nothing in it is unknown to us."
-    import skops.io as sio
-    if odd := untrusted(data):
-        raise InputError(f"{name} holds types that are not on the allowlist, so it is not loaded: {', '.join(odd)}. "
-                         "It was not saved by this version of mlwb, or somebody has tampered with it.")
-    return sio.loads(data, trusted=list(ALLOWED))
+    try: return _skops().loads(data, trusted=list(ALLOWED))  # looks at every type before it makes anything
+    except Exception as e:
+        if odd := untrusted(data):
+            raise InputError(f"{name} holds types that are not on the allowlist, so it is not loaded: {', '.join(odd)}. "
+                             "It was not saved by this version of mlwb, or somebody has tampered with it.") from e
+        raise InputError(f"{name} can't be read: {str(e)[:120] or type(e).__name__}. Release the model again.") from e
 
 # %% ../../notebooks/lib/model/07_saved.ipynb #digest
 def fingerprint(

@@ -145,7 +145,7 @@ def settle(
     best = max(real, key=lambda t: sign * t.metrics[metric])
     plain = next((t for t in real if t.model == best.model and not t.params), best)
     if best is plain: return best, msg("The defaults of {name} were the best of {n} trials.", name=best.model, n=len(real))
-    one, two = bootstrap([Measure(a.yv, a.scores[t.number], a.classes) for t in (best, plain)], 50, a.seed)
+    one, two = bootstrap([Measure(a.yv, a.scores[t.number], a.classes) for t in (best, plain)], 50, a.seed, metric)
     lead, se = abs(best.metrics[metric] - plain.metrics[metric]), float(np.std(one[metric] - two[metric]))
     values = dict(name=best.model, lead=lead, se=se, metric=NAMES.get(metric, metric))
     if lead > se: return best, msg("A tuned {name} led its defaults by {lead:.4g} in {metric}, more than the standard error of that ({se:.2g}).", **values)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.results import Result
-from .encoders import as_numbers, as_text
+from .values import as_numbers, as_text
 from .metrics import DEFINITIONS, PRIMARY, per_row, task_of
 
 # %% ../../notebooks/lib/model/13_slices.ipynb #delong

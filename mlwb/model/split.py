@@ -116,8 +116,8 @@ def y(
     part: str | pd.DataFrame,  # a part, or rows of the table
 ) -> np.ndarray:  # int64 codes or float64; NaN where a row of a frame has no label
     "The target as estimators want it."
-    df = part if isinstance(part, pd.DataFrame) else self.frame(part)
-    return encode(df[self.target], self.classes)
+    labels = part[self.target] if isinstance(part, pd.DataFrame) else self.all[self.target].iloc[self.rows(part)]
+    return encode(labels, self.classes)
 
 Split.rows, Split.frame, Split.y = rows, frame, y
 

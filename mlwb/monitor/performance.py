@@ -126,7 +126,7 @@ def _back(model, previous, w: Window, periods, name, seed) -> bool:
     rows = w.pieces[late[-1]][3]
     rows = rows[w.known[rows]]
     sign = 1 if DEFINITIONS[name].higher else -1
-    a, b = bootstrap([Measure(w.y[rows], s, model.classes) for s in (w.score[rows], previous.score(w.frame.iloc[rows]))], 100, seed)
+    a, b = bootstrap([Measure(w.y[rows], s, model.classes) for s in (w.score[rows], previous.score(w.frame.iloc[rows]))], 100, seed, name)
     return interval(sign * (b[name] - a[name]))[0] > 0
 
 # %% ../../notebooks/lib/monitor/05_performance.ipynb #decide
@@ -186,12 +186,12 @@ def monitor_model(
     tolerance: float = .02,
     n_boot: int = 100, seed: int = 0,
 ) -> tuple[Drift, Monitoring]:
-    "`monitor` for a stage: with the project's log and its previous model."
+    "`monitor` for a stage: with the project's log and the model that its release can go back to."
     from mlwb.release.registry import versions
     from mlwb.serve.predlog import PredictionLog
-    mine = versions(stage.project)
-    version = next((r.version for r in mine if r.digest == model.digest()), "")
-    before = next((r for r in mine if "previous" in r.aliases and r.version != version), None)
+    released, mine = stage.load("release"), versions(stage.project)
+    version = released.version or next((r.version for r in mine if r.digest == model.digest()), "")
+    before = next((r for r in mine if r.version == released.previous != version), None)
     return monitor(model, split, evaluation, frame, source, PredictionLog(stage.project.predictions), version,
                    previous=before.load() if before else None, alpha=alpha, tolerance=tolerance, n_boot=n_boot, seed=seed)
 

@@ -76,8 +76,8 @@ def measured(
     "A metric with its 95 % bootstrap interval."
     if len(y) < 2 or classes and len(np.unique(y)) < 2: return None
     m = Measure(y, score, classes)
-    low, high = interval(bootstrap([m], n_boot, seed)[0][name])
-    return Metric(m()[name], low, high, len(y), name)
+    low, high = interval(bootstrap([m], n_boot, seed, name)[0][name])
+    return Metric(m(only=name)[name], low, high, len(y), name)
 
 # %% ../../notebooks/lib/monitor/04_windows.ipynb #cost
 def cost(

@@ -127,12 +127,13 @@ def approve(
     project=None,       # whose champion it meets; None: there is none
     n_boot: int = 200,  # resamples of the meeting with the champion
     seed: int = 0,
+    run: str = "",      # the run's name: the champion as it found it
 ) -> Approval:
     "Hold a model against thresholds, dummy and champion."
     from mlwb.release.registry import champion
     way = _get(acceptance, "champion", "beat")
     if way not in WAYS: raise unknown("way to meet the champion", way, WAYS)
-    registered = champion(project) if project else None
+    registered = champion(project, run) if project else None
     name, metrics = PRIMARY[task_of(split.classes)], evaluation.metrics["test"]
     gates = thresholds(acceptance, metrics)
     if _get(acceptance, "beat_dummy", True): gates.insert(0, beats_dummy(dummy_of(evaluation, name), name))

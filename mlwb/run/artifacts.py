@@ -56,7 +56,7 @@ def _write(run, stage, name, value):
         from mlwb.data.frames import frame
         from mlwb.data.store import digest as frame_digest
         buffer, rows = io.BytesIO(), frame(value)
-        _no_secret(name, lambda: rows.write_csv().encode("utf-8", "surrogatepass"))
+        _no_secret(name, lambda: "\n".join(map(str, [*rows.columns, *(v for c in rows.columns if not rows[c].dtype.is_numeric() for v in rows[c].unique())])))
         value.to_parquet(buffer) if hasattr(value, "to_parquet") else value.write_parquet(buffer)
         publish(folder / f"{slug(name)}.parquet", buffer.getvalue())
         return {"kind": "frame", "file": f"{place}.parquet", "digest": frame_digest(rows)}

@@ -151,6 +151,7 @@ class Cache:
             if nearest is None or len(changes) < len(nearest): nearest = changes
         return Found(because=[msg("it has not run before")] if nearest is None else [c.message() for c in nearest])
 
+# %% ../../notebooks/lib/run/06_cache.ipynb #because
 def because(
     reasons: list | str,  # messages, or their JSON forms
     most: int = 4,

@@ -8,6 +8,9 @@ __all__ = ['Job', 'Reads', 'Decider', 'cached']
 # %% ../../notebooks/lib/run/13_decide.ipynb #decide-imports
 from dataclasses import dataclass, field
 
+from fastcore.basics import patch
+
+from ..core.errors import InputError
 from ..core.messages import msg
 from ..core.workspace import Project
 from .artifacts import spoiled
@@ -40,16 +43,16 @@ class Job:
         return {n: made[n] for n in self.stage.needs}
 
 class Reads:
-    "The states of what lies outside the runs, each looked at once until somebody writes it."
+    "The states of what lies outside, as a run finds it; each is looked at once until somebody writes it."
     def __init__(self, project: Project): self.project, self._known = project, {}
-    def forget(self, kinds): [self._known.pop(k, None) for k in kinds]
-    def now(self, kind: str) -> str:
+    def forget(self, kinds): self._known = {k: v for k, v in self._known.items() if k[0] not in kinds}
+    def now(self, kind: str, run: Run | None = None) -> str:
         from mlwb.core.states import state
-        return state(self.project, kind)
-    def of(self, kinds) -> dict:
+        return state(self.project, kind, run.name if run else "")
+    def of(self, kinds, run: Run | None = None) -> dict:
         for k in kinds:
-            if k not in self._known: self._known[k] = self.now(k)
-        return {k: self._known[k] for k in kinds}
+            if (k, run) not in self._known: self._known[k, run] = self.now(k, run)
+        return {k: self._known[k, run] for k in kinds}
 
 # %% ../../notebooks/lib/run/13_decide.ipynb #decide
 class Decider:
@@ -59,43 +62,57 @@ class Decider:
 
     def decide(self, job: Job) -> State | Found:  # a state where it needs no execution
         for p in job.parents:
-            if p.state.rejected or p.state.status not in ("ok", "cached"): return self._without(job, p)
+            if p.state.rejected or p.state.status not in ("ok", "cached"): return _without(job, p)
         if job.how == "leave": return State(job.stage.name, reason=[msg("it was not asked for")], asked=False)
         if job.how == "take": return self._taken(job)
-        job.components = known(job.stage, job.values, job.inputs(), self.reads.of(job.stage.reads))
+        job.components = known(job.stage, job.values, job.inputs(), self.reads.of(job.stage.reads, job.run))
         if self.force: return Found(because=[msg("it was to run in any case")])
         return self.cache.find(job.stage, job.components, self.present)
 
-    @staticmethod
-    def _without(job, parent):
-        if not parent.state.asked: return State(job.stage.name, reason=[msg("it was not asked for")], asked=False)
-        if parent.state.rejected: return State(job.stage.name, "skipped", reason=[msg("{stage} rejected", stage=parent.stage.name)])
-        status, why = parent.state.status, msg("{stage} failed", stage=parent.stage.name)
-        if status in ("not-run", "skipped"): return State(job.stage.name, status, reason=parent.state.reason)
-        return State(job.stage.name, "not-run", reason=[why])
+# %% ../../notebooks/lib/run/13_decide.ipynb #check
+@patch
+def check(self: Decider, plan):
+    "InputError where a stage is to run on what nobody has made yet."
+    for d in plan.stages:
+        missing = [p for p in sorted(plan.parents[d.name]) if plan.scope[p] == "take" and not self.cache.past(p)]
+        if plan.scope[d.name] == "run" and missing:
+            raise InputError(f"The stage {d.name!r} is to run on what {', '.join(missing)} has made, and no run has made that yet. "
+                             f"Run those first: mlwb run --until {d.name}")
 
-    def kept(self, job: Job, run: Run, entry: dict) -> State | None:
-        "What a run had finished before it was stopped stays as it was, unless the stage itself has changed since."
-        if any(p.state.status not in ("ok", "cached") for p in job.parents): return None
-        components = known(job.stage, job.values, job.inputs(), dict.fromkeys(job.stage.reads))
-        if compare(entry["trace"], components, self.present, {}, ignore=("read",)) or spoiled(run, entry["outputs"]): return None
-        fields = {k: v for k, v in entry.items() if k in State.__dataclass_fields__}
-        return State(**fields | {"reason": [msg("finished before the run was stopped")]})
+# %% ../../notebooks/lib/run/13_decide.ipynb #without
+def _without(job, parent):
+    if not parent.state.asked: return State(job.stage.name, reason=[msg("it was not asked for")], asked=False)
+    if parent.state.rejected: return State(job.stage.name, "skipped", reason=[msg("{stage} rejected", stage=parent.stage.name)])
+    status, why = parent.state.status, msg("{stage} failed", stage=parent.stage.name)
+    if status in ("not-run", "skipped"): return State(job.stage.name, status, reason=parent.state.reason)
+    return State(job.stage.name, "not-run", reason=[why])
 
-    def _taken(self, job):
-        for run, entry, left in self.cache.past(job.stage.name):
-            if spoiled(run, entry["outputs"]): continue
-            components = known(job.stage, job.values, job.inputs(), self.reads.of(job.stage.reads))
-            changes = compare(entry["trace"], components, self.present, left, job.stage.writes)
-            why = [msg("taken from {run} as it is, though:", run=run.name), *(c.message() for c in changes)] if changes else []
-            return cached(run, entry, why or [msg("unchanged since {run}", run=run.name)])
-        return State(job.stage.name, reason=[msg("it was not asked for, and no earlier run has made it")], asked=False)
+@patch
+def kept(self: Decider, job: Job, run: Run, entry: dict) -> State | None:
+    "What a run had finished before it was stopped stays as it was, unless the stage itself has changed since."
+    if any(p.state.status not in ("ok", "cached") for p in job.parents): return None
+    components = known(job.stage, job.values, job.inputs(), dict.fromkeys(job.stage.reads))
+    if compare(entry["trace"], components, self.present, {}, ignore=("read",)) or spoiled(run, entry["outputs"]): return None
+    fields = {k: v for k, v in entry.items() if k in State.__dataclass_fields__}
+    return State(**fields | {"reason": [msg("finished before the run was stopped")]})
+
+@patch
+def _taken(self: Decider, job):
+    for run, entry, left in self.cache.past(job.stage.name):
+        if spoiled(run, entry["outputs"]): continue
+        components = known(job.stage, job.values, job.inputs(), self.reads.of(job.stage.reads, job.run))
+        changes = compare(entry["trace"], components, self.present, left, job.stage.writes)
+        why = [msg("taken from {run} as it is, though:", run=run.name), *(c.message() for c in changes)] if changes else []
+        return cached(run, entry, why)
+    return State(job.stage.name, reason=[msg("it was not asked for, and no earlier run has made it")], asked=False)
 
 def cached(
     run: Run,      # that made it
     entry: dict,   # the stage in its record
-    reason: list,
+    reason: list = (),  # messages; default: nothing has changed
 ) -> State:
     "The state of a stage that is taken over."
     keep = ("verdict", "rejected", "notebook", "outputs", "metrics", "trace", "left", "imports")
-    return State(entry["name"], "cached", reason=reason, of=entry.get("of") or run.name, home=run, **{k: entry[k] for k in keep if k in entry})
+    of = entry.get("of") or run.name
+    why = list(reason) or [msg("unchanged since {run}", run=of)]
+    return State(entry["name"], "cached", reason=why, of=of, home=run, **{k: entry[k] for k in keep if k in entry})

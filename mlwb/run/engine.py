@@ -43,7 +43,7 @@ class Client(PapermillNotebookClient):
         if self._mask: msg = {**msg, "content": self._mask.any(msg["content"])}
         out = super().process_message(msg, cell, cell_index)
         if self._mask and msg["msg_type"] == "stream":  # a secret may come in two pieces
-            for o in cell.outputs: o.get("output_type") == "stream" and o.update(text=self._mask.text("".join(o["text"])))
+            cell.outputs = self._mask.any(cell.outputs)
         return out
 
 # %% ../../notebooks/lib/run/09_engine.ipynb #transport

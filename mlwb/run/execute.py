@@ -6,7 +6,7 @@
 __all__ = ['State', 'papermill', 'kernel_env', 'Work', 'go', 'judge']
 
 # %% ../../notebooks/lib/run/11_execute.ipynb #execute-imports
-import importlib, os, re, signal, sys, threading, time
+import importlib, os, re, signal, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class State:
     trace: dict = field(default_factory=dict)   # see mlwb.run.cache
     left: dict = field(default_factory=dict)    # outside state that it wrote, as it left it
     imports: list = field(default_factory=list) # packages to load beforehand next time
+    output: list = field(default_factory=list)  # the last lines that its cells printed
     of: str = ""                 # the run that a cached stage was taken from
     asked: bool = True           # False: this run was not to run it
     home: Run | None = field(default=None, repr=False)  # whose files are to be taken over
@@ -56,6 +57,8 @@ def papermill():
     from papermill.engines import papermill_engines
 
     from mlwb.run.engine import Engine
+    from mlwb.run.values import register_translator
+    register_translator()
     papermill_engines.register("mlwb", Engine)
     return module
 
@@ -68,9 +71,11 @@ if "mlflow" in __import__("sys").modules: getattr(__import__("mlflow"), "flush_a
 for _handler in __import__("logging").getLogger().handlers: _handler.flush()
 """
 
-def kernel_env() -> dict:
+def kernel_env(
+    workers: int = 2,  # stages side by side
+) -> dict:
     "What all kernels have in their environment beside the user's own; threads are capped, for stages run side by side."
-    cap = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // 2))
+    cap = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
     own = {"OMP_NUM_THREADS": cap, "POLARS_MAX_THREADS": cap, "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
            "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     return {k: os.environ.get(k) or v for k, v in own.items()}
@@ -118,6 +123,7 @@ def _cells(nb):
         at += 1
     return found
 
+# %% ../../notebooks/lib/run/11_execute.ipynb #go-on
 def go(work: Work) -> State:
     "Execute a stage to its end; never raises for what the notebook does."
     pm, run, stage = papermill(), work.run, work.stage
@@ -125,21 +131,38 @@ def go(work: Work) -> State:
     clear(run, stage.name)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.unlink(missing_ok=True)
-    env = {"MLWB_PROJECT": str(run.project.root), "MLWB_RUN": run.name, "MLWB_SECRETS": " ".join(sorted(work.mask.names)) if work.mask else ""}
+    env = {"MLWB_PROJECT": str(run.project.root), "MLWB_RUN": run.name, "MLWB_SECRETS": " ".join(sorted(work.mask.names)) if work.mask else "",
+           "MLWB_SECRETS_TOLD": str(work.kernel.folder / "secrets")}
     died, oom = None, _oom_kills()
     def told(i, state):
         if (cell := _cells(work._nb).get(i)) and work.on_cell: work.on_cell(*cell, state)
     try:
-        pm.execute_notebook(str(stage.path), str(part), parameters=work.values, engine_name="mlwb", kernel_name="python3", language="python", progress_bar=False,
-                            km=work.kernel, on_open=work.opened, on_cell=told, mask=work.mask, before=_before(env, stage.path.parent), after=_AFTER)
+        pm.execute_notebook(str(stage.path), str(part), parameters=work.values, engine_name="mlwb", kernel_name="python3", language="python",
+                            progress_bar=False, km=work.kernel, on_open=work.opened, on_cell=told, mask=work.mask,
+                            before=_before(env, stage.path.parent), after=_AFTER)
     except pm.exceptions.PapermillExecutionError: pass  # the notebook says what failed
     except RuntimeError as e: died = e  # a dead kernel
+    _mask_more(work, part)
     if part.is_file(): os.replace(part, out)
     state = State(stage.name, seconds=round(time.perf_counter() - work.started, 3), attempt=work.attempt, kernel=work.how,
                   notebook=str(out.relative_to(run.path)), **work.kernel.usage())
     return judge(work, state, died, _oom_kills() > oom)
 
-# %% ../../notebooks/lib/run/11_execute.ipynb #judge
+# %% ../../notebooks/lib/run/11_execute.ipynb #mask-more
+def _mask_more(work, part):
+    "Secrets that a cell has resolved without naming them in its source are masked before the notebook gets its name."
+    told = work.kernel.folder / "secrets"
+    names = set(told.read_text(encoding="utf-8").split()) if told.is_file() else set()
+    if not names - (work.mask.names if work.mask else set()): return
+    from mlwb.core.secrets import Mask
+    work.mask = Mask(names | (work.mask.names if work.mask else set()))
+    for cell in work._nb.cells if work._nb is not None else ():
+        if "outputs" in cell: cell.outputs = work.mask.any(cell.outputs)
+    if part.is_file():
+        import nbformat
+        nbformat.write(work._nb, part)
+
+# %% ../../notebooks/lib/run/11_execute.ipynb #clues
 _MEMORY = ("MemoryError", "_ArrayMemoryError", "ArrayMemoryError", "OutOfMemoryError", "ArrowMemoryError")
 
 def _oom_kills():
@@ -153,6 +176,12 @@ def _signal_name(number):
     try: return signal.Signals(number).name
     except ValueError: return f"signal {number}"
 
+def _printed(nb):
+    from mlwb.run.engine import ANSI
+    text = "".join("".join(o["text"]) for c in nb.cells for o in c.get("outputs", []) if o.get("output_type") == "stream")
+    return ANSI.sub("", text[-4000:]).splitlines()[-10:]
+
+# %% ../../notebooks/lib/run/11_execute.ipynb #judge
 def judge(
     work: Work,
     state: State,
@@ -163,7 +192,7 @@ def judge(
     from mlwb.run.engine import failure
     record, error = work.run.stage_record(state.name), failure(work._nb) if work._nb is not None else None
     blank = {"cell": None, "id": "", "state": "failed", "kind": "", "message": "", "source": "", "traceback": "", "output": []}
-    code = work.kernel.process.poll()
+    code, state.output = work.kernel.process.poll(), _printed(work._nb) if work._nb is not None else []
     if died or (error and code is not None):
         name = f"by {_signal_name(-code)}" if code and code < 0 else f"with exit code {code}" if code is not None else "or does not answer"
         said = " ".join(work.kernel.log().split()[-60:])

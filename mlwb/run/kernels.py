@@ -17,7 +17,8 @@ class Spawned:
     "A kernel in a fresh process."
     def __init__(self, order: dict, env: dict):
         command = [sys.executable, "-P", "-c", nursery.ALONE, json.dumps(order | {"parent": os.getpid()})]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env, start_new_session=True)
+        null = subprocess.DEVNULL
+        self.process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, env=env, start_new_session=True)
         self.pid, self.code, self.used, self._lock = self.process.pid, None, {}, threading.Lock()
 
     def poll(self) -> int | None:  # exit code, negative: the signal that killed it; None: it lives
@@ -35,7 +36,7 @@ class Spawned:
 # %% ../../notebooks/lib/run/08_kernels.ipynb #nursery-client
 class Forked:
     "A kernel that the nursery has forked."
-    def __init__(self, pid: int): self.pid, self.code, self.used = pid, None, {}
+    def __init__(self, pid: int): self.pid, self.code, self.used, self.orphaned = pid, None, {}, False
     def poll(self): return self.code
 
 class Nursery:
@@ -53,7 +54,7 @@ class Nursery:
                 child = self.children[said["started"]] = Forked(said["started"])
                 self._started.put(child)
             elif (child := self.children.pop(said.get("ended"), None)): child.used, child.code = {k: said[k] for k in ("cpu", "memory")}, said["code"]
-        for child in self.children.values(): child.code = -signal.SIGKILL  # the system kills what the nursery leaves
+        for child in self.children.values(): child.orphaned, child.code = True, -signal.SIGKILL  # the system kills what the nursery leaves
         self._started.put(None)
 
     def fork(self, order: dict) -> Forked:
@@ -133,30 +134,36 @@ class Kernel:
 
     def kill(self): self.signal(getattr(signal, "SIGKILL", signal.SIGTERM))
 
-    def usage(self) -> dict:  # {"cpu": seconds, "memory": bytes}
-        "What it has used so far: processor time with its children's, largest memory of the process."
-        if self.process.used: return self.process.used
-        import psutil
-        try:
-            p = psutil.Process(self.pid)
-            cpu = sum(p.cpu_times()[:4])
-            return {"cpu": round(cpu, 3), "memory": _peak(self.pid) or p.memory_info().rss}
-        except psutil.Error: return self.process.used
+# %% ../../notebooks/lib/run/08_kernels.ipynb #kernel-end
+from fastcore.basics import patch
 
-    def log(self) -> str:
-        "What the process itself wrote, beside its cells: a crash, a library's complaint."
-        try: return (self.folder / "log").read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError: return ""
+@patch
+def usage(self: Kernel) -> dict:  # {"cpu": seconds, "memory": bytes}
+    "What it has used so far: processor time with its children's, largest memory of the process."
+    if self.process.used: return self.process.used
+    import psutil
+    try:
+        p = psutil.Process(self.pid)
+        cpu = sum(p.cpu_times()[:4])
+        return {"cpu": round(cpu, 3), "memory": _peak(self.pid) or p.memory_info().rss}
+    except psutil.Error: return self.process.used
 
-    def close(self, patience: float = 5):
-        "Kill it, wait for its end, take its files away."
-        self.kill()
-        end = time.monotonic() + patience
-        while self.alive and time.monotonic() < end: time.sleep(.005)
-        if not self.alive and hasattr(os, "killpg") and not self.forked:
-            try: os.killpg(self.pid, signal.SIGKILL)  # what it has started
-            except (ProcessLookupError, PermissionError): pass
-        shutil.rmtree(self.folder, ignore_errors=True)
+@patch
+def log(self: Kernel) -> str:
+    "What the process itself wrote, beside its cells: a crash, a library's complaint."
+    try: return (self.folder / "log").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError: return ""
+
+@patch
+def close(self: Kernel, patience: float = 5):
+    "Kill it, wait for its end, take its files away."
+    self.kill()
+    end = time.monotonic() + patience
+    while self.alive and time.monotonic() < end: time.sleep(.005)
+    if not self.alive and hasattr(os, "killpg") and (not self.forked or self.process.orphaned):  # else the nursery has done it
+        try: os.killpg(self.pid, signal.SIGKILL)  # what it has started
+        except (ProcessLookupError, PermissionError): pass
+    shutil.rmtree(self.folder, ignore_errors=True)
 
 def _peak(pid):
     try: text = Path(f"/proc/{pid}/status").read_text()
@@ -205,6 +212,7 @@ class Kernels:
         self.drop(set(self.standing))
         if self._nursery: self._nursery.close()
 
+# %% ../../notebooks/lib/run/08_kernels.ipynb #connection
 def _connection(file, place):
     from jupyter_client.connect import write_connection_file
     if sys.platform == "win32": write_connection_file(file, key=secrets.token_hex(32).encode())

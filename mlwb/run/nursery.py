@@ -27,8 +27,22 @@ def become(
     from mlwb.run import witness
     app = IPKernelApp.instance()
     app.initialize(["-f", order["file"], *ARGUMENTS, f"--IPKernelApp.parent_handle={order['parent']}"])
+    if "" not in sys.path: sys.path.insert(next((i for i, p in enumerate(sys.path) if p.endswith("-packages")), 0), "")  # as in any kernel
     witness.current = witness.Witness().listen()
+    _hide(app.shell, witness.__file__)
     app.start()
+
+def _hide(shell, file):
+    "Leave the witness out of what a user reads of an exception."
+    real = shell._get_exc_info
+    def _get_exc_info(*args):
+        kind, value, tb = real(*args)
+        here = tb
+        while here is not None:
+            while here.tb_next is not None and here.tb_next.tb_frame.f_code.co_filename == file: here.tb_next = here.tb_next.tb_next
+            here = here.tb_next
+        return kind, value, tb
+    shell._get_exc_info = _get_exc_info
 
 def _load(name):
     import importlib
@@ -64,7 +78,7 @@ def _die_with(parent):
 def serve():
     "Take orders from stdin, tell on stdout of each kernel's start and end; one line of JSON each."
     import ipykernel.ipkernel, ipykernel.kernelapp, ipykernel.zmqshell  # noqa: E401, F401
-    children, me, orders = set(), os.getpid(), bytearray()
+    children, me, orders = {}, os.getpid(), bytearray()
     wake, woken = os.pipe()
     for fd in (wake, woken): os.set_blocking(fd, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -81,10 +95,12 @@ def serve():
         orders += data
         *lines, orders = orders.split(b"\n")
         for line in lines:
-            pid = _fork(json.loads(line), me)
-            children.add(pid)
+            order = json.loads(line)
+            pid = _fork(order, me)
+            children[pid] = os.path.dirname(order["log"])
             _tell({"started": pid})
 
+# %% ../../notebooks/lib/run/07_nursery.ipynb #bury
 def _tell(what): os.write(1, json.dumps(what).encode() + b"\n")
 
 def _bury(children):
@@ -93,7 +109,7 @@ def _bury(children):
         if ended is None: return
         _sweep(ended.si_pid)  # what the kernel has started; its number is its own until it is waited for
         pid, status, usage = os.wait4(ended.si_pid, 0)
-        children.discard(pid)
+        children.pop(pid, None)
         _tell({"ended": pid, "code": os.waitstatus_to_exitcode(status), "cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss * 1024})
 
 def _sweep(pid):
@@ -101,7 +117,10 @@ def _sweep(pid):
     except (ProcessLookupError, PermissionError): pass  # nobody is left
 
 def _leave(children):
+    "The runner is gone: kernels go, and the folders that it would have taken away."
+    import shutil
     for pid in children: _sweep(pid)
+    for folder in children.values(): shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../notebooks/lib/run/07_nursery.ipynb #main
 COMMAND = "from mlwb.run import nursery; nursery.serve()"                                # for python -c

@@ -65,6 +65,7 @@ def policy(
         if dot and stages and stage not in stages: raise unknown(f"stage (in {key} of {where})", stage, stages)
         if kind == "timeout": found[kind][stage] = _seconds(text, f"{key} of {where}")
         elif kind == "retries": found[kind][stage] = _tries(text, f"{key} of {where}")
-        elif kind == "workers" and not re.fullmatch(r"[1-9]\d{0,3}", text.strip()): raise UsageError(f"workers of {where} takes a number from 1 on, not {text!r}.")
+        elif kind == "workers" and not re.fullmatch(r"[1-9]\d{0,3}", text.strip()):
+            raise UsageError(f"workers of {where} takes a number from 1 on, not {text!r}.")
         else: found[kind] = int(text) if kind == "workers" else text.strip()
     return Policy(**found)

@@ -95,7 +95,8 @@ def events(
 
 # %% ../../notebooks/lib/run/02_record.ipynb #fold
 UNDECIDED = {"status": "not-run", "seconds": 0.0, "cpu": None, "memory": None, "reason": "", "error": None, "verdict": "", "rejected": False,
-             "notebook": "", "attempt": 0, "kernel": "", "started": "", "cells": [], "outputs": {}, "metrics": {}, "of": "", "asked": True}
+             "notebook": "", "attempt": 0, "kernel": "", "started": "", "cells": [], "outputs": {}, "metrics": {}, "trace": {},
+             "left": {}, "imports": [], "output": [], "of": "", "asked": True}
 
 @patch
 def record(

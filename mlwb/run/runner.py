@@ -37,10 +37,9 @@ class Pipeline:
     def __init__(self, project: Project, plan: Plan, asked: Asked, listener: Quiet):
         self.project, self.plan, self.listener = project, plan, listener
         self.decider, self.jobs, self.working = Decider(project, asked.force), [], {}
-        threads = int(kernel_env()["OMP_NUM_THREADS"]) if kernel_env()["OMP_NUM_THREADS"].isdigit() else 1
-        self.workers = asked.workers or plan.policy.workers or max(1, (os.cpu_count() or 1) // max(1, threads))
-        self.kernels = Kernels(kernel_env(), project.stages)
-        self.pool = ThreadPoolExecutor(self.workers, "stage")
+        self.workers = asked.workers or plan.policy.workers or min(2 * len(plan.combinations), os.cpu_count() or 1)
+        self.kernels = Kernels(kernel_env(self.workers), project.stages)
+        self.pool, self.sweepers = ThreadPoolExecutor(self.workers, "stage"), ThreadPoolExecutor(1, "sweep")
 
     def add(self, run: Run, values: dict, keep: dict | None = None):
         "The jobs of one run; `keep` holds the entries of stages that it has finished before."
@@ -69,7 +68,7 @@ class Pipeline:
             self._abandon()
             raise
         finally:
-            self.pool.shutdown(wait=True)
+            for pool in (self.pool, self.sweepers): pool.shutdown(wait=True)
             self.kernels.close()
 
 # %% ../../notebooks/lib/run/14_runner.ipynb #step
@@ -82,11 +81,12 @@ def _step(self: Pipeline, job):
     if job.kept and (state := self.decider.kept(job, job.run, job.kept)): return self._end(job, state, told=True)
     found = self.decider.decide(job)
     if isinstance(found, State): return self._end(job, found)
-    if found.run: return self._end(job, cached(found.run, found.entry, [msg("unchanged since {run}", run=found.entry.get("of") or found.run.name)]))
+    if found.run: return self._end(job, cached(found.run, found.entry))
     if any(w.components == job.components and w.stage.name == job.stage.name for w in self.working): return False  # another run of the grid makes it now
     self._begin(job, found.because)
     return True
 
+# %% ../../notebooks/lib/run/14_runner.ipynb #begin
 @patch
 def _begin(self: Pipeline, job, reason):
     preload = self._packages(job.stage)
@@ -97,7 +97,8 @@ def _begin(self: Pipeline, job, reason):
     def on_cell(cell, id, state):
         job.run.tell("cell", stage=job.stage.name, cell=cell, id=id, state=state)
         self.listener.cell(job.run, job.stage, cell, state)
-    work = Work(job.run, job.stage, job.values, kernel, how, job.attempt, self.plan.policy.limit(job.stage), secrets_of(self.project, job.stage, job.values), on_cell)
+    limit, mask = self.plan.policy.limit(job.stage), secrets_of(self.project, job.stage, job.values)
+    work = Work(job.run, job.stage, job.values, kernel, how, job.attempt, limit, mask, on_cell)
     job.because = reason
     self.working[job] = (work, self.pool.submit(self._go, work, job))
 
@@ -112,7 +113,7 @@ def _go(self: Pipeline, work, job):
     state = go(work)
     if state.status == "ok":
         seen, reads = work.run.stage_record(state.name).get("seen"), self.decider.reads
-        changed = [k for k in work.stage.reads if k not in work.stage.writes and reads.now(k) != job.components[f"read:{k}"]]
+        changed = [k for k in work.stage.reads if k not in work.stage.writes and reads.now(k, job.run) != job.components[f"read:{k}"]]
         state.trace = job.components | discovered(seen) | {f"read:{k}": f"changed while it ran, {time.time_ns()}" for k in changed}
         state.imports, state.left = seen["imports"], {k: reads.now(k) for k in work.stage.writes}
     return state
@@ -129,7 +130,7 @@ def _await(self: Pipeline, patience):
         except Exception as e:  # not the notebook's doing: a disk that is full, a file that can't be read
             state = State(job.stage.name, "failed", error={"cell": None, "id": "", "state": "failed", "kind": type(e).__name__, "message": str(e), "source": "",
                                                            "traceback": "", "output": [], "class": "error"})
-        finally: work.kernel.close()
+        finally: self.sweepers.submit(work.kernel.close)  # a kernel of a gigabyte takes a while to go
         state.reason = state.reason or job.because
         if not self._again(job, work, state): self._end(job, state)
 
@@ -196,12 +197,14 @@ def run_pipeline(
     listener: Quiet | None = None,
 ) -> list[Run]:  # one; several with a grid; none where a run was to be gone on with and nothing has failed
     "Run the stages of a project; an error in what was asked is raised before anything is executed."
-    listener = listener or Quiet()
+    listener, former = listener or Quiet(), None
+    plan = make_plan(project, asked)
     with only_runner(project, asked.wait, listener.say):
-        former = unfinished(project) if asked.failed else None
-        if former == []: return []
-        plan = make_plan(project, asked, former or ())
+        if asked.failed:
+            if (former := unfinished(project)) == []: return []
+            plan = make_plan(project, asked, former or ())
         pipeline = Pipeline(project, plan, asked, listener)
+        pipeline.decider.check(plan)
         runs = former or _begin_runs(project, plan, asked)
         with ExitStack() as stack:
             for run, (_, values) in zip(runs, plan.combinations):

@@ -47,12 +47,10 @@ class Witness:
         "Begin; there is no end, for an audit hook stays as long as its process."
         real, by_name = builtins.__import__, importlib.import_module
         def __import__(name, globals=None, locals=None, fromlist=(), level=0):
-            __tracebackhide__ = True  # no reader of a traceback wants to see this frame
             module = real(name, globals, locals, fromlist, level)
             if level == 0 and globals is not None and self._asks(globals): self.note(name, fromlist)
             return module
         def import_module(name, package=None):
-            __tracebackhide__ = True
             module = by_name(name, package)
             if not name.startswith(".") and self._asks(sys._getframe(1).f_globals): self.note(name)
             return module

@@ -102,7 +102,8 @@ def _metric_changes(old, run):
     return [msg("{name}: {old} became {new}", name=k, old=number(a[k], 4), new=number(b[k], 4)) for k in moved]
 
 # %% ../../notebooks/lib/show/13_report.ipynb #headline
-WORDS = {"done": ("ok", msg("approved")), "rejected": ("drift", msg("rejected")), "failed": ("error", msg("failed")), "running": ("warn", msg("unfinished")), "killed": ("error", msg("killed"))}
+WORDS = {"done": ("ok", msg("approved")), "rejected": ("drift", msg("rejected")), "failed": ("error", msg("failed")), "running": ("warn", msg("unfinished")),
+         "killed": ("error", msg("killed"))}
 
 def headline(
     run: Run,
