@@ -10,7 +10,7 @@ OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install run test lab lint ci-checks export imports messages bench wheel-check clean distclean
+.PHONY: help install run test lab lint ci-checks export imports messages bench soak campaign wheel-check clean distclean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -48,6 +48,12 @@ messages: $(STAMP) ## collect the messages of the code into the Korean catalogue
 
 bench: $(STAMP) ## the benchmarks; each writes a table to benchmarks/results/
 	@for b in benchmarks/*.py; do $(BIN)/python "$$b" || exit 1; done
+
+soak: $(STAMP) ## 300 stages in warm kernels, two side by side; writes benchmarks/results/soak.md (ten minutes)
+	@$(BIN)/python tests/campaigns/soak.py
+
+campaign: $(STAMP) ## 60 runs killed at random moments and gone on with; writes benchmarks/results/campaign.md (an hour; fewer: KILLS=6)
+	@$(BIN)/python tests/campaigns/kills.py $(if $(KILLS),--kills $(KILLS))
 
 wheel-check: $(STAMP) ## build the wheel, install it (core only) in a fresh environment, use it outside of the repository
 	@bash .ci/wheel
