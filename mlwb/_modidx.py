@@ -887,6 +887,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlwb.run.kernels.Spawned.poll': ('lib/run/kernels.html#spawned.poll', 'mlwb/run/kernels.py'),
                                   'mlwb.run.kernels._client_class': ('lib/run/kernels.html#_client_class', 'mlwb/run/kernels.py'),
                                   'mlwb.run.kernels._connection': ('lib/run/kernels.html#_connection', 'mlwb/run/kernels.py'),
+                                  'mlwb.run.kernels._killed': ('lib/run/kernels.html#_killed', 'mlwb/run/kernels.py'),
                                   'mlwb.run.kernels._peak': ('lib/run/kernels.html#_peak', 'mlwb/run/kernels.py'),
                                   'mlwb.run.kernels.sockets': ('lib/run/kernels.html#sockets', 'mlwb/run/kernels.py')},
             'mlwb.run.kinds': { 'mlwb.run.kinds.Kind': ('lib/run/kinds.html#kind', 'mlwb/run/kinds.py'),

@@ -34,9 +34,14 @@ class Spawned:
             return self.code
 
 # %% ../../notebooks/lib/run/08_kernels.ipynb #nursery-client
+def _killed(group):
+    if not hasattr(os, "killpg"): return
+    try: os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError): pass  # nobody is left
+
 class Forked:
     "A kernel that the nursery has forked."
-    def __init__(self, pid: int): self.pid, self.code, self.used, self.orphaned = pid, None, {}, False
+    def __init__(self, pid: int): self.pid, self.code, self.used = pid, None, {}
     def poll(self): return self.code
 
 class Nursery:
@@ -54,7 +59,9 @@ class Nursery:
                 child = self.children[said["started"]] = Forked(said["started"])
                 self._started.put(child)
             elif (child := self.children.pop(said.get("ended"), None)): child.used, child.code = {k: said[k] for k in ("cpu", "memory")}, said["code"]
-        for child in self.children.values(): child.orphaned, child.code = True, -signal.SIGKILL  # the system kills what the nursery leaves
+        for child in list(self.children.values()):  # the system kills the kernels of a nursery that has died, not what these have started
+            _killed(child.pid)
+            child.code = -signal.SIGKILL
         self._started.put(None)
 
     def fork(self, order: dict) -> Forked:
@@ -161,9 +168,7 @@ def close(self: Kernel, patience: float = 5):
     self.kill()
     end = time.monotonic() + patience
     while self.alive and time.monotonic() < end: time.sleep(.005)
-    if not self.alive and hasattr(os, "killpg") and (not self.forked or self.process.orphaned):  # else the nursery has done it
-        try: os.killpg(self.pid, signal.SIGKILL)  # what it has started
-        except (ProcessLookupError, PermissionError): pass
+    if not self.alive and not self.forked: _killed(self.pid)  # what it has started; else the nursery has done it
     shutil.rmtree(self.folder, ignore_errors=True)
 
 def _peak(pid):
@@ -206,15 +211,19 @@ class Kernels:
         if kernel: kernel.close()
         return self.start(preload), "cold"
 
-    def drop(self, names: set[str]):
-        "Stages that will not run after all."
-        for name in names & set(self.standing): self.standing.pop(name).close()
+# %% ../../notebooks/lib/run/08_kernels.ipynb #house-end
+@patch
+def drop(self: Kernels, names: set[str]):
+    "Stages that will not run after all."
+    for name in names & set(self.standing): self.standing.pop(name).close()
 
-    def close(self):
-        self.drop(set(self.standing))
-        if self._nursery: self._nursery.close()
-        shutil.rmtree(self.place, ignore_errors=True)
+@patch
+def close(self: Kernels):
+    self.drop(set(self.standing))
+    if self._nursery: self._nursery.close()
+    shutil.rmtree(self.place, ignore_errors=True)
 
+# %% ../../notebooks/lib/run/08_kernels.ipynb #sockets
 def sockets(
     root: Path,  # of a project, whose only runner this process is
 ) -> Path:

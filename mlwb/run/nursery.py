@@ -33,6 +33,7 @@ def become(
     _hide(app.shell, witness.__file__)
     app.start()
 
+# %% ../../notebooks/lib/run/07_nursery.ipynb #hide
 def _hide(shell, file):
     "Leave the witness out of what a user reads of an exception."
     real = shell._get_exc_info
