@@ -12,6 +12,12 @@ from pathlib import Path
 from ..core.errors import MlwbError
 from . import nursery
 
+# %% ../../notebooks/lib/run/08_kernels.ipynb #killed
+def _killed(group):
+    if not hasattr(os, "killpg"): return
+    try: os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError): pass  # nobody is left
+
 # %% ../../notebooks/lib/run/08_kernels.ipynb #spawned
 class Spawned:
     "A kernel in a fresh process."
@@ -34,16 +40,12 @@ class Spawned:
             return self.code
 
 # %% ../../notebooks/lib/run/08_kernels.ipynb #nursery-client
-def _killed(group):
-    if not hasattr(os, "killpg"): return
-    try: os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError): pass  # nobody is left
-
 class Forked:
     "A kernel that the nursery has forked."
     def __init__(self, pid: int): self.pid, self.code, self.used = pid, None, {}
     def poll(self): return self.code
 
+# %% ../../notebooks/lib/run/08_kernels.ipynb #nursery-side
 class Nursery:
     "The runner's side of the nursery."
     def __init__(self, env: dict):
