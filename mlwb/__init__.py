@@ -10,6 +10,8 @@ _LAZY = {
     "explore": "mlwb.show.explore",
     "explain": "mlwb.show.explain",
     "drift": "mlwb.show.drift",
+    # any notebook of a project
+    "runlog": "mlwb.show.runview",
     # a stage notebook
     "stage": "mlwb.run.stage",
     "secret": "mlwb.core.secrets",

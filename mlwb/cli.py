@@ -110,7 +110,7 @@ def _run(project, asked, as_json):
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cron and CI stop a run as Ctrl-C does: its kernels end, and the record says so
     progress = Progress()
     try: runs = run_pipeline(project, asked, progress)
-    except KeyboardInterrupt:  # a job that was stopped from outside has failed as well
+    except BaseException:  # a job that was stopped from outside has failed as well
         _notify(project, progress.runs, [])
         raise
     finally: progress.close()

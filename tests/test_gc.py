@@ -139,12 +139,13 @@ def test_leftovers(project):
     mine = draft(project)
     for p in (mine.path / "stages" / ".tmp-b", project.data / "table" / ".tmp-c", project.reports / ".tmp-d"): publish(p, "being written now")
     for p in (project.data / ".tmp-e", project.workspace / ".tmp-f", project.reports / ".tmp-g"): os.utime(publish(p, "half"), (old, old))
+    for name_, age in (("new", 0), ("old", 40)): os.utime(publish(project.workspace / "pieces" / f"{name_}.json", "[]"), (time.time() - age * 86400,) * 2)
     (project.runs / "20251231-000000-abcd").mkdir()
     (project.runs / "20270101-000000-abcd").mkdir()
     publish(project.runs / "20251230-000000-abcd" / "journal.jsonl", '{"at": "20')
     publish(project.runs / "2025 notes" / "my.txt", "not a run")
     done = collect(project)
-    assert gone(done, "leftover") == {".tmp-a", ".tmp-folder", ".tmp-e", ".tmp-f", ".tmp-g"}
+    assert gone(done, "leftover") == {".tmp-a", ".tmp-folder", ".tmp-e", ".tmp-f", ".tmp-g", "old.json"}
     assert gone(done, "torn") == {"20251230-000000-abcd", "20251231-000000-abcd"}
     assert {p.name for p in project.root.rglob(".tmp-*")} == {".tmp-b", ".tmp-c", ".tmp-d"}
     assert {p.name for p in project.runs.iterdir()} == {run.name, mine.name, "2025 notes", "20270101-000000-abcd"}

@@ -12,6 +12,8 @@ from mlwb.run.record import Run
 
 FAILED = {"cell": 3, "id": "train-fit", "class": "memory", "kind": "MemoryError", "message": "no room for 8 GB", "output": ["reading", "맞추는 중"]}
 
+PASSWORD = "hunter2"
+
 
 @pytest.fixture
 def project(tmp_path):
@@ -66,7 +68,7 @@ def test_nothing_failed_nothing_told(project):
 
 def test_a_web_hook_gets_what_a_person_needs(project, hook, monkeypatch, capsys):
     run = past(project)
-    monkeypatch.setenv("HOOK", f"json://me:hunter2@127.0.0.1:{hook.server_port}/alerts")
+    monkeypatch.setenv("HOOK", f"json://me:{PASSWORD}@127.0.0.1:{hook.server_port}/alerts")
     notify(project, [run], "env:HOOK", ["reports/x.html"])
     [(path, authorization, posted)] = hook.received
     assert path == "/alerts" and authorization.startswith("Basic ") and posted["title"] == "demo: the run failed in train"
@@ -93,8 +95,8 @@ def test_secrets_are_masked_in_what_is_sent(project):
 
 @pytest.mark.parametrize("channel, value, words", [
     ("env:HOOK", None, "(env:HOOK): the environment variable HOOK"),
-    ("env:HOOK", "json://me:hunter2@127.0.0.1:9/x", "(env:HOOK, json): nobody answered"),
-    ("json://me:hunter2@127.0.0.1:9/x", None, "(json): nobody answered"),
+    ("env:HOOK", f"json://me:{PASSWORD}@127.0.0.1:9/x", "(env:HOOK, json): nobody answered"),
+    (f"json://me:{PASSWORD}@127.0.0.1:9/x", None, "(json): nobody answered"),
     ("hunter2", None, "(no known kind): apprise does not know"),
     ("env:HOOK", "hunter2://somewhere", "(env:HOOK, "),
     ("file:settings.ini/alerts", None, "(file): "),

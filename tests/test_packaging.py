@@ -75,6 +75,23 @@ def test_start_is_light(what):
     assert not loaded, f"`{what}` loads {loaded}"
 
 
+# what brings a result to a reader, a table into the store, a model to its rows; what none of them needs
+NEEDLESS = {
+    "import mlwb.core.states, mlwb.core.registered, mlwb.core.results, mlwb.run.graph": "numpy pandas polars mlflow yaml",
+    "import mlwb.show.report, mlwb.release.gate, mlwb.release.registry, mlwb.monitor.performance, mlwb.model.explain, mlwb.model.search":
+        "sklearn scipy mlflow torch shap optuna skops",
+    "import mlwb.data.sources, mlwb.data.store, mlwb.data.schema, mlwb.show.explore": "pandas pyarrow sklearn scipy mlflow torch deltalake",
+    "from mlwb.model.saved import from_bytes, to_bytes; from sklearn.linear_model import Ridge; from_bytes(to_bytes(Ridge().fit([[1.]], [1.])))":
+        "torch mlflow shap"}
+
+
+@pytest.mark.parametrize("what", NEEDLESS)
+def test_nothing_is_loaded_that_is_not_used(what):
+    done = python(f"import sys\n{what}\nprint('LOADED', *sorted({{m.split('.')[0] for m in sys.modules}} & set({NEEDLESS[what]!r}.split())))")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("LOADED")[1].split() == [], what
+
+
 def test_help_costs_little(cli):
     """`mlwb --help` in CPU seconds, the best of five: the machine may be busy with something else."""
     import resource

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+REPO = Path(__file__).resolve().parent.parent
 STAGES = ["frame", "extract", "validate", "explore", "prepare", "train", "evaluate", "explain", "approve", "release", "monitor"]
 LEAKS = ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"]
 
@@ -120,17 +121,26 @@ class TestFlights:
             assert r.data.tags["code"].startswith("sha256:") and r.data.tags["env.scikit-learn"]
 
     def test_again_with_nothing_changed(self, cli, flights):
-        """The champion met again is fine, and is not registered twice."""
+        """Every stage is taken over and says since when; nothing is registered twice."""
         from mlwb.core.tracking import client
         from mlwb.core.workspace import Project
         root, first = flights
         done = cli("run", "--json", cwd=root)
         assert done.returncode == 0, done.stderr
-        assert artifact(root, done.json, "approval").decision == "already champion"
-        assert artifact(root, done.json, "table").version == artifact(root, first, "table").version
+        assert set(statuses(done.json).values()) == {"cached"} and all(first["run"] in s["reason"] for s in done.json["stages"])
+        assert digests(root, first) == digests(root, done.json) and Path(done.json["report"]).is_file()
         assert len(client(Project(root)).search_model_versions(f"name='{Project(root).settings.name}'")) == 1
-        for name in ("model", "split", "features", "evaluation", "explanation"):
-            assert digests(root, first)[name] == digests(root, done.json)[name], name
+
+    def test_kernels_know_what_to_load_from_the_first_run_on(self, flights):
+        """mlwb/run/imports.json (make imports) names what the stages import, and no heavy package that a stage does not use."""
+        from mlwb.core.workspace import Project
+        from mlwb.run.plan import hints
+        from mlwb.run.record import Run
+        root, document = flights
+        said = json.loads((REPO / "mlwb" / "run" / "imports.json").read_text(encoding="utf-8"))
+        heavy = {"pandas", "polars", "sklearn", "scipy", "torch", "skorch", "mlflow", "shap", "optuna", "deltalake", "skops"}
+        tops = lambda names: {n.partition(".")[0] for n in names} & heavy
+        assert {s: tops(m) for s, m in said.items()} == {s: tops(m) for s, m in hints(Run(Project(root), document["run"])).items()}
 
 
 def digests(root, document):
@@ -145,6 +155,14 @@ class TestOwnData:
         root, document = adult
         assert document["status"] == "done" and document["metrics"]["test_auc"] > .91
         assert not artifact(root, document, "leaks").dropped
+
+    def test_adult_again_in_any_case(self, cli, adult):
+        """Executed once more, every output is what it was, and the champion itself is met again."""
+        root, document = adult
+        done = cli("run", "--json", "--env", "quick", "--force", cwd=root)
+        assert set(statuses(done.json).values()) == {"ok"} and artifact(root, done.json, "approval").decision == "already champion"
+        one, two = digests(root, document), digests(root, done.json)
+        assert {n for n in one if one[n] != two[n]} <= {"approval", "release"} and artifact(root, done.json, "release").decision == "already champion"
 
     def test_bike_names_both_leaks(self, bike):
         root, document = bike
@@ -167,6 +185,39 @@ class TestOwnData:
         nbformat.write(nbformat.v4.new_notebook(cells=cells), project_dir / "notebooks" / "stages" / "15_count.ipynb")
         done = cli("run", "--json", "--env", "quick", cwd=project_dir)
         assert statuses(done.json)["count"] == "ok" and artifact(project_dir, done.json, "count") == {"rows": 600}
+
+
+class TestRunAgain:
+    """What runs again, and why, when something outside or inside of the notebooks has changed."""
+
+    def run(self, cli, root, *more):
+        done = cli("run", "--json", "--env", "quick", *more, cwd=root)
+        assert done.returncode == 0, done.stderr
+        return {s["name"]: s["reason"] for s in done.json["stages"] if s["status"] == "ok"}
+
+    def test_only_what_has_to(self, cli, project_dir):
+        from mlwb.core.tracking import client
+        from mlwb.core.workspace import Project
+        from mlwb.release.registry import champion
+        from mlwb.serve.predlog import PredictionLog
+        project, always = Project(project_dir), ("-p", "frame.champion=ignore")
+        run = lambda *more: self.run(cli, project_dir, *always, *more)
+        assert set(run()) == set(STAGES) and not run()
+        # a threshold: the model is judged anew, not trained again
+        again = run("-p", "frame.min_auc=0.55")
+        assert set(again) <= {"frame", "approve", "release", "monitor"} and "min_auc: 0.0 → 0.55" in again["frame"] and again["approve"] == "acceptance changed"
+        assert not run() and not run("-p", "frame.min_auc=0.55")
+        # another champion: the judgement is asked for again, and what follows from it
+        assert "train" in run("-p", "train.seed=5") and champion(project).version == "2"
+        assert {"approve", "release"} <= set(run()) <= {"approve", "release", "monitor"} and champion(project).version == "1" and not run()
+        client(project).set_registered_model_alias(project.settings.name, "champion", "2")  # by hand
+        again = run()  # that question was answered before; what release had done is undone
+        assert again["release"] == "registry:champion changed" and "approve" not in again and champion(project).version == "1"
+        # the log grew: only who reads it
+        assert not run()
+        row = {"model": project.settings.name, "version": "1", "inputs": {"size": 1.0, "region": "north"}, "score": [.5, .5], "prediction": "no"}
+        PredictionLog(project.predictions).append([row])
+        assert list(run()) == ["monitor"]
 
 
 class TestFailure:

@@ -97,6 +97,19 @@ def test_thresholds_are_read_and_checked(world):
         approve(Acceptance(least={"acu": .5}), world.e_good, world.good, world.split)
 
 
+def test_an_evaluation_of_another_model_is_refused_and_models_are_read_only_when_met(project, world):
+    with pytest.raises(UsageError, match="Run the stage evaluate again"): approve(Acceptance(), world.e_good, world.weak, world.split, project)
+    read = []
+    model, split_ = (lambda: read.append("model") or world.good), (lambda: read.append("split") or world.split)
+    first = approve(Acceptance(), world.e_good, model, split_, project)
+    registry.release(project, world.good)
+    again = approve(Acceptance(), world.e_good, model, split_, project)
+    assert (first.decision, again.decision, first.model_digest) == ("approved", "already champion", world.good.digest()) and read == []
+    registry.release(project, world.weak)
+    assert approve(Acceptance(), world.e_good, model, split_, project) == approve(Acceptance(), world.e_good, world.good, world.split, project)
+    assert read == ["model", "split"]
+
+
 def test_a_champion_that_can_not_be_compared(project, world):
     registry.release(project, world.good)
     s = split(frame().rename(columns={"km": "distance"}), "late", "at")

@@ -48,6 +48,7 @@ class Evaluation(Result):
     kpi: dict           # money: see `money`; empty without costs
     n_boot: int
     seed: int
+    model_digest: str = ""  # of the model that was judged
 
     @property
     def scalars(self) -> dict[str, float]:  # test_auc, train_auc, … (train: the rows it was fitted on, validation included)
@@ -153,7 +154,7 @@ def evaluate(
         {k: difference(k, whole, base_d, boot, boot_d) for k in whole},
         calibration(y, score) if task == "binary" else [], ranking_curves(y, score) if task == "binary" else {},
         _scores(y, score, task), _confusion(y, score, task, threshold, len(classes)),
-        slices(df, model.columns, y, score, classes, periods=label), money(frame, y, score, threshold, base, classes), n_boot, seed)
+        slices(df, model.columns, y, score, classes, periods=label), money(frame, y, score, threshold, base, classes), n_boot, seed, model.digest())
 
 # %% ../../notebooks/lib/model/14_evaluate.ipynb #evaluate-parts
 def _periods(split):

@@ -6,10 +6,11 @@
 __all__ = ['ALLOWED', 'untrusted', 'to_bytes', 'from_bytes', 'fingerprint']
 
 # %% ../../notebooks/lib/model/07_saved.ipynb #saved-imports
-import hashlib, io, re, sys, zipfile
+import hashlib, io, re, zipfile
 
 import numpy as np
 
+from ..core.environment import slim_import
 from ..core.errors import InputError
 
 # %% ../../notebooks/lib/model/07_saved.ipynb #allow
@@ -17,20 +18,11 @@ ALLOWED = ("numpy.dtype", "sklearn.ensemble._hist_gradient_boosting.predictor.Tr
            *(f"mlwb.model.encoders.{c}" for c in ("Numbers", "Levels", "Means", "Calendar")),
            *(f"mlwb.model.mlp.{c}" for c in ("MLPClassifier", "MLPRegressor")))
 
-def _skops():
-    bridge = "sklearn.externals.array_api_compat.torch"
-    shut = "skops.io" not in sys.modules and bridge not in sys.modules
-    if shut: sys.modules[bridge] = None  # an import of it fails, which the walk takes for "not installed"
-    try: import skops.io as sio
-    finally:
-        if shut: del sys.modules[bridge]
-    return sio
-
 def untrusted(
     data: bytes,  # a skops file
 ) -> list[str]:  # sorted
     "The types in a file that are not on our list."
-    sio = _skops()
+    sio = slim_import("skops.io")
     try: return sorted(set(sio.get_untrusted_types(data=data)) - set(ALLOWED))
     except Exception as e:
         raise InputError(f"The model file can't be read: {str(e)[:120] or type(e).__name__}. Release the model again.") from e
@@ -40,7 +32,7 @@ def to_bytes(
     estimator,  # fitted
 ) -> bytes:  # a skops file
     "Save an estimator; InputError where it holds a type that could not be loaded again."
-    data = _skops().dumps(estimator)
+    data = slim_import("skops.io").dumps(estimator)
     if odd := untrusted(data): raise InputError(f"The model can't be saved, for it holds {', '.join(odd)}, which loading would refuse.")
     src, out, number = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO(), {}
     renumber = lambda m: m[1] + str(number.setdefault(m[2], len(number) + 1)) + m[3]
@@ -56,7 +48,7 @@ def from_bytes(
     name: str = "the model",
 ):  # the estimator
     "Load an estimator, if nothing in it is unknown to us."
-    try: return _skops().loads(data, trusted=list(ALLOWED))  # looks at every type before it makes anything
+    try: return slim_import("skops.io").loads(data, trusted=list(ALLOWED))  # looks at every type before it makes anything
     except Exception as e:
         if odd := untrusted(data):
             raise InputError(f"{name} holds types that are not on the allowlist, so it is not loaded: {', '.join(odd)}. "

@@ -8,7 +8,7 @@ __all__ = ['ANSI', 'Client', 'transport', 'Engine', 'failure']
 # %% ../../notebooks/lib/run/09_engine.ipynb #engine-imports
 import re, sys, tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from traitlets.config import Config
 from papermill.clientwrap import PapermillNotebookClient
@@ -77,7 +77,7 @@ class Engine(NBClientEngine):
     ):
         "Run the cells; afterwards the notebook's metadata says under `mlwb` what became of each."
         if on_open: on_open(nb_man.nb)
-        with transport() as config:
+        with nullcontext(Config()) if km else transport() as config:
             client = Client(nb_man, on_cell, before, after, mask, km=km, config=config, timeout=execution_timeout, startup_timeout=start_timeout,
                             kernel_name=kernel_name, log_output=log_output, stdout_file=stdout_file, stderr_file=stderr_file, shutdown_kernel="immediate")
             try: return client.execute()

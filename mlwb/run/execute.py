@@ -42,7 +42,7 @@ class State:
     asked: bool = True           # False: this run was not to run it
     home: Run | None = field(default=None, repr=False)  # whose files are to be taken over
 
-    def said(self) -> dict: return {k: v for k, v in plain(self).items() if k != "name" and v != UNDECIDED.get(k, ...)}
+    def said(self) -> dict: return {k: v for k, v in plain(self).items() if k == "status" or (k != "name" and v != UNDECIDED.get(k, ...))}
 
 # %% ../../notebooks/lib/run/11_execute.ipynb #papermill
 def papermill():
@@ -67,7 +67,9 @@ def _before(env, folder):
     return f"__import__('os').environ.update({env!r}); __import__('os').chdir({str(folder)!r})"
 
 _AFTER = """
-if "mlflow" in __import__("sys").modules: getattr(__import__("mlflow"), "flush_async_logging", lambda: None)()
+for _thread in __import__("threading").enumerate():  # MLflow's queues, where some are at work
+    _queue = getattr(getattr(_thread, "_target", None), "__self__", None)
+    if type(_queue).__module__.startswith("mlflow.") and hasattr(_queue, "flush"): _queue.flush()
 for _handler in __import__("logging").getLogger().handlers: _handler.flush()
 """
 
@@ -213,7 +215,7 @@ def judge(
 
 def _stopped(work, state, error):
     if work.stopped == "timeout":
-        state.status, error["class"], error["message"] = "timeout", "timeout", f"it was stopped after {work.limit:g} seconds, its time limit"
+        state.status, error["class"], error["kind"], error["message"] = "timeout", "timeout", "", f"it was stopped after {work.limit:g} seconds, its time limit"
     if work.stopped == "interrupted": state.status, error["class"], state.reason = "killed", "interrupted", "interrupted"
     state.error = error
     return state

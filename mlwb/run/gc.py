@@ -67,6 +67,7 @@ def leftovers(project: Project) -> list[Path]:
         return (run and run.head() and not run.draft and not run.alive()) or time.time() - path.lstat().st_mtime > 86400
     found = [p for p in project.workspace.rglob(".tmp-*") if dead(p)]
     found += [p for p in project.reports.glob(".tmp-*") if time.time() - p.lstat().st_mtime > 86400]
+    found += [p for p in (project.workspace / "pieces").glob("*.json") if time.time() - p.lstat().st_mtime > 30 * 86400]
     return sorted([*found, *project.workspace.glob(".gone-*")])
 
 def dead_kernels() -> list[Path]:

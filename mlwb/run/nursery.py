@@ -6,7 +6,7 @@
 __all__ = ['ARGUMENTS', 'COMMAND', 'ALONE', 'become', 'serve']
 
 # %% ../../notebooks/lib/run/07_nursery.ipynb #nursery-imports
-import gc, json, os, select, signal, sys
+import gc, json, os, select, signal, sys, threading, time
 
 # %% ../../notebooks/lib/run/07_nursery.ipynb #become
 ARGUMENTS = ["--HistoryManager.enabled=False", "--IPKernelApp.quiet=True"]
@@ -21,17 +21,19 @@ def become(
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)): os.dup2(source, target)
     sys.stdin, sys.argv = open(0, closefd=False), ["mlwb-kernel"]
+    if order["parent"] and hasattr(os, "killpg"): threading.Thread(target=_end_with, args=(order["parent"],), daemon=True).start()
     for name in order["preload"]: _load(name)
     from ipykernel.kernelapp import IPKernelApp
 
     from mlwb.run import witness
     app = IPKernelApp.instance()
-    app.initialize(["-f", order["file"], *ARGUMENTS, f"--IPKernelApp.parent_handle={order['parent']}"])
+    app.initialize(["-f", order["file"], *ARGUMENTS])
     if "" not in sys.path: sys.path.insert(next((i for i, p in enumerate(sys.path) if p.endswith("-packages")), 0), "")  # as in any kernel
-    witness.current = witness.Witness().listen()
+    witness.current = witness.Witness(order["preload"]).listen()
     _hide(app.shell, witness.__file__)
     app.start()
 
+# %% ../../notebooks/lib/run/07_nursery.ipynb #hide
 def _hide(shell, file):
     "Leave the witness out of what a user reads of an exception."
     real = shell._get_exc_info
@@ -44,18 +46,29 @@ def _hide(shell, file):
         return kind, value, tb
     shell._get_exc_info = _get_exc_info
 
+def _end_with(parent):
+    "End with the runner, and with all that this process has started; it leads a group of its own."
+    while os.getppid() == parent: time.sleep(.5)
+    os.killpg(0, signal.SIGKILL)
+
 def _load(name):
-    import importlib
-    try: importlib.import_module(name)
+    from mlwb.core.environment import slim_import
+    try: slim_import(name)
     except Exception as e: print(f"{name} was not loaded beforehand: {type(e).__name__}: {e}", file=sys.stderr)  # the stage will say it, if it needs it
 
 # %% ../../notebooks/lib/run/07_nursery.ipynb #fork
 def _fork(order, parent):
+    heard, ready = os.pipe()
     pid = os.fork()
-    if pid: return pid
+    if pid:
+        os.close(ready)
+        os.read(heard, 1)  # nothing, once it leads a group of its own, which signals go to
+        os.close(heard)
+        return pid
     code = 1
     try:
         os.setsid()
+        os.close(heard), os.close(ready)
         _die_with(parent)
         for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD): signal.signal(s, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)

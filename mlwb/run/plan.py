@@ -62,8 +62,8 @@ def unfinished(
 ) -> list[Run] | None:  # [] where nothing has failed; None where nothing was recorded that one could go on with
     "The latest run, or the runs of the latest grid, that failed or were killed."
     runs = list_runs(project)
-    torn = sorted((p.name for p in project.runs.iterdir() if p.is_dir() and not p.name.endswith("draft")), reverse=True) if project.runs.is_dir() else []
-    if not runs or torn[0] > runs[0].name: return None
+    torn = sorted((p.name for p in project.runs.iterdir() if re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", p.name)), reverse=True) if project.runs.is_dir() else []
+    if not runs or torn[0] > runs[0].name: return None  # a folder without a journal: killed before its first line
     mine = runs[0].head().get("grid")
     group = [r for r in runs if r.head().get("grid") == mine] if mine else runs[:1]
     stopped = [r for r in reversed(group) if r.record()["status"] in ("failed", "killed")]

@@ -17,7 +17,7 @@ from .artifacts import take_over
 from .cache import discovered
 from .decide import Decider, Job, cached
 from .execute import State, Work, go, kernel_env
-from .kernels import Kernels
+from .kernels import Kernels, sockets
 from .plan import Asked, Plan, imports_of, make_plan, secrets_of, unfinished
 from .record import Run, new_run, only_runner
 
@@ -38,7 +38,7 @@ class Pipeline:
         self.project, self.plan, self.listener = project, plan, listener
         self.decider, self.jobs, self.working = Decider(project, asked.force), [], {}
         self.workers = asked.workers or plan.policy.workers or min(2 * len(plan.combinations), os.cpu_count() or 1)
-        self.kernels = Kernels(kernel_env(self.workers), project.stages)
+        self.kernels = Kernels(kernel_env(self.workers), project.stages, place=sockets(project.root))
         self.pool, self.sweepers = ThreadPoolExecutor(self.workers, "stage"), ThreadPoolExecutor(1, "sweep")
 
     def add(self, run: Run, values: dict, keep: dict | None = None):
@@ -51,7 +51,7 @@ class Pipeline:
             job.first = [j for j in self.jobs if touched & set(j.stage.writes)] if touched else []
             job.kept = (keep or {}).get(d.name)
         self.jobs += here.values()
-        run.tell("plan", stages=[{"name": d.name, "title": d.title, "file": d.path.name} for d in self.plan.stages])
+        run.tell("plan", stages=[{"name": d.name, "title": d.title, "file": d.path.name, "after": sorted(self.plan.parents[d.name])} for d in self.plan.stages])
 
     @property
     def left(self) -> list[Job]: return [j for j in self.jobs if j.open]

@@ -99,7 +99,7 @@ def show_errors(
 def _table(*heads):
     from rich.table import Table
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for h in heads: table.add_column(h, justify="right" if h in ("seconds", "cpu", "memory") else "left", overflow="fold")
+    for h in heads: table.add_column(h, justify="right" if h in ("seconds", "cpu", "memory") else "left", overflow="fold", no_wrap=h in ("run", "started"))
     return table
 
 def _marked(status):

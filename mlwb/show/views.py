@@ -201,7 +201,7 @@ View._repr_html_ = lambda self: str(self.html())
 
 # %% ../../notebooks/lib/show/01_views.ipynb #register
 _VIEWS = {"mlwb.data.profile.Profile": "mlwb.show.explore:ProfileView", "mlwb.monitor.drift.Drift": "mlwb.show.drift:DriftView",
-          "mlwb.model.explain.Explanation": "mlwb.show.explain:ExplanationView"}
+          "mlwb.model.explain.Explanation": "mlwb.show.explain:ExplanationView", "mlwb.run.runlog.RunLog": "mlwb.show.runview:RunView"}
 
 def register(
     result: str|type,  # a Result class, or its dotted name
