@@ -264,7 +264,8 @@ def table(cases: list[Case], disk: dict, seconds: float, args) -> str:
     lines += ["", "At work when it was struck: " + ", ".join(f"{k} {n}" for k, n in struck.most_common()) + ".",
               f"All processes were gone after {max((c.gone for c in cases if c.kind != 'kernel'), default=0):.2f} s at most; a resume took "
               f"{max((c.seconds for c in cases), default=0):.0f} s at most. "
-              f"Temporary folders of mlwb left: {sum(t.startswith('mlwb-') for t in left)}, other temporary files: {sum(not t.startswith('mlwb-') for t in left)}.", ""]
+              f"Temporary folders of mlwb left: {sum(t.startswith('mlwb-') for t in left)}, "
+              f"other temporary files: {sum(not t.startswith('mlwb-') for t in left)}.", ""]
     for share, wrong in disk.items():
         lines.append(f"- A disk that holds {share:.0%} of what a run writes: " + ("could not be mounted here" if wrong is None else "; ".join(wrong) or
                      "the run fails and says so; with room, `mlwb run --failed` ends in the same digests and one version"))
