@@ -14,6 +14,7 @@ it, which takes more than an hour.
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -139,6 +140,7 @@ def go(case: Case, base: Path, place: Path, reference: dict, aim: str = "") -> C
     go_on(case, root, env)
     look_at_the_end(case, root, env, tag, reference)
     case.temporary = sorted(p.name for p in tmp.iterdir())
+    if mine := [t for t in case.temporary if t.startswith("mlwb-")]: case.wrong.append(f"left in the temporary folder: {mine}")
     if not case.wrong: shutil.rmtree(root.parent)
     return case
 
@@ -202,7 +204,7 @@ def _full(base, mount, place, reference, tag):
     case = Case(0, "disk", 0)
     done = mlwb("run", "--json", *KNOBS, cwd=root, env=env)
     if not done.returncode: wrong.append("it ended well, though the disk was too small")
-    if "No space left" not in done.stderr and "full" not in done.stderr: wrong.append(f"it does not say what is wrong: {done.stderr[-400:]}")
+    if not re.search("No space left|disk (I/O error|is full)", done.stderr): wrong.append(f"it does not say what is wrong: {done.stderr[-400:]}")
     case.wrong += [f"on the full disk, false ok: {f}" for f in false_ok(root)]
     if left := gone(tag)[1]: wrong.append(f"processes: {left}")
     subprocess.run(["mount", "-o", "remount,size=1g", str(mount)], check=True)
@@ -257,11 +259,13 @@ def table(cases: list[Case], disk: dict, seconds: float, args) -> str:
         figures = [len(mine), *(sum(min(c.resumes, 2) == n for c in mine) for n in range(3)), sum(not has(c, known[0]) for c in mine),
                    *(sum(has(c, k) for c in mine) for k in known[1:]), rest]
         lines.append(f"| {kind} | {' | '.join(map(str, figures))} |")
+    left = [t for c in cases for t in c.temporary]
     struck = Counter(s for c in cases for s in c.struck.split(", "))
     lines += ["", "At work when it was struck: " + ", ".join(f"{k} {n}" for k, n in struck.most_common()) + ".",
               f"All processes were gone after {max((c.gone for c in cases if c.kind != 'kernel'), default=0):.2f} s at most; a resume took "
               f"{max((c.seconds for c in cases), default=0):.0f} s at most. "
-              f"Temporary files and folders left: {sum(len(c.temporary) for c in cases)}.", ""]
+              f"Temporary folders of mlwb left: {sum(t.startswith('mlwb-') for t in left)}, "
+              f"other temporary files: {sum(not t.startswith('mlwb-') for t in left)}.", ""]
     for share, wrong in disk.items():
         lines.append(f"- A disk that holds {share:.0%} of what a run writes: " + ("could not be mounted here" if wrong is None else "; ".join(wrong) or
                      "the run fails and says so; with room, `mlwb run --failed` ends in the same digests and one version"))
