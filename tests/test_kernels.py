@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -38,7 +39,7 @@ def ask(kernel, code: str) -> str:
         finally: client.stop_channels()
         assert reply["content"]["status"] == "ok", reply["content"]
         return "".join(said).strip()
-    return asyncio.run(talk())
+    with ThreadPoolExecutor(1) as thread: return thread.submit(asyncio.run, talk()).result()  # a browser of other tests may hold a loop in this one
 
 
 def alive(pid: int) -> bool:
