@@ -148,6 +148,15 @@ class TestCache:
         tiny.run()
         assert statuses(tiny.run())["a"] == "ok"
 
+    def test_a_notebook_that_is_edited_while_it_waits_is_known_by_what_ran(self, tiny):
+        a = tiny.stage("a", "stage.save(a=n)")
+        class Edits(Quiet):
+            def start(self, run, stage, reason): tiny.stage("a", "stage.save(a=n + 1)")
+        run = tiny.run(Edits())
+        assert a.is_file() and load_artifact(run, "a") == 2 and statuses(tiny.run())["a"] == "cached"
+        tiny.stage("a", "stage.save(a=n)")
+        assert statuses(tiny.run())["a"] == "ok"
+
     def test_an_artifact_that_was_touched_is_made_again(self, tiny):
         tiny.chain()
         run = tiny.run()

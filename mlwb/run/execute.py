@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..core.results import plain
 from .artifacts import clear
+from .cache import code_of
 from .declare import Declaration
 from .kernels import Kernel
 from .record import UNDECIDED, Run
@@ -97,6 +98,7 @@ class Work:
     on_cell: object = None  # called with (cell, id, state)
     started: float = field(default_factory=time.perf_counter)
     stopped: str = ""       # why the runner stopped it: timeout or interrupted
+    code: str = ""          # digest of the code that was read to be run, which may have been edited since it was decided upon
     _nb: object = None
     _steps: list = field(default_factory=list)
 
@@ -113,7 +115,7 @@ class Work:
             number = self._steps.pop(0)[1]
             self.kernel.signal(number) if number else self.kernel.kill()
 
-    def opened(self, nb): self._nb = nb
+    def opened(self, nb): self._nb, self.code = nb, code_of(self.stage.path)
 
 # %% ../../notebooks/lib/run/11_execute.ipynb #go
 def _cells(nb):

@@ -187,6 +187,11 @@ class Kernels:
         self.standing, self._nursery, self.odd = {}, None, ""
         if not sys.platform.startswith("linux"): self.odd = f"kernels are not forked on {sys.platform}"
 
+    def close(self):
+        self.drop(set(self.standing))
+        if self._nursery: self._nursery.close()
+        shutil.rmtree(self.place, ignore_errors=True)
+
     def start(self, preload: tuple = ()) -> Kernel:
         "A new kernel, loading `preload`; forked where that can be done."
         place = Path(tempfile.mkdtemp(dir=self.place))
@@ -218,12 +223,6 @@ class Kernels:
 def drop(self: Kernels, names: set[str]):
     "Stages that will not run after all."
     for name in names & set(self.standing): self.standing.pop(name).close()
-
-@patch
-def close(self: Kernels):
-    self.drop(set(self.standing))
-    if self._nursery: self._nursery.close()
-    shutil.rmtree(self.place, ignore_errors=True)
 
 # %% ../../notebooks/lib/run/08_kernels.ipynb #sockets
 def sockets(

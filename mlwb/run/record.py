@@ -45,8 +45,11 @@ class Run:
     def base(self) -> "Run | None": return Run(self.project, b) if (b := self.head().get("base")) else None
 
     def head(self) -> dict:
-        "The journal's first event: what was asked for, and with what."
-        return next(iter(self.events(1)), {})
+        "The journal's first event: what was asked for, and with what; {} where there is none."
+        try:
+            with self.journal.open("rb") as f: first = json.loads(f.readline())
+        except (FileNotFoundError, NotADirectoryError, ValueError): return {}
+        return first if first.get("event") == "run" else {}
 
 # %% ../../notebooks/lib/run/02_record.ipynb #tell
 _writing = threading.Lock()
@@ -81,7 +84,6 @@ def _append(fd, line, size):
 @patch
 def events(
     self: Run,
-    limit: int = 0,  # at most so many; 0: all
 ) -> list[dict]:
     "The journal's events in the order they happened; a torn line is left out."
     found = []
@@ -90,7 +92,6 @@ def events(
     for line in lines:
         try: found.append(json.loads(line))
         except ValueError: continue  # empty, or torn by a kill
-        if len(found) == limit: break
     return found
 
 # %% ../../notebooks/lib/run/02_record.ipynb #fold
@@ -119,7 +120,9 @@ def _fold(out, stages, e):
         for s in stages.values():
             if s["status"] not in ("ok", "cached"): s |= {k: v for k, v in UNDECIDED.items()}
     elif event == "plan":
-        for s in e["stages"]: stages[s["name"]] = stages.get(s["name"], {}) | {**UNDECIDED, **stages.get(s["name"], {}), **s}
+        planned = {s["name"]: UNDECIDED | stages.get(s["name"], {}) | s for s in e["stages"]}
+        stages.clear()
+        stages.update(planned)  # a stage whose notebook has gone meanwhile is no part of the run any more
     elif event == "finish": out |= {"finished": at, **fields}
     elif (s := stages.get(e.get("stage"))) is not None: _fold_stage(s, at, event, {k: v for k, v in fields.items() if k != "stage"})
 

@@ -114,7 +114,7 @@ def _go(self: Pipeline, work, job):
     if state.status == "ok":
         seen, reads = work.run.stage_record(state.name).get("seen"), self.decider.reads
         changed = [k for k in work.stage.reads if k not in work.stage.writes and reads.now(k, job.run) != job.components[f"read:{k}"]]
-        state.trace = job.components | discovered(seen) | {f"read:{k}": f"changed while it ran, {time.time_ns()}" for k in changed}
+        state.trace = job.components | {"code": work.code} | discovered(seen) | {f"read:{k}": f"changed while it ran, {time.time_ns()}" for k in changed}
         state.imports, state.left = seen["imports"], {k: reads.now(k) for k in work.stage.writes}
     return state
 
