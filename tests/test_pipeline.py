@@ -16,7 +16,8 @@ LEAKS = ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"]
 
 def artifact(root, document, name):
     from mlwb.core.workspace import Project
-    from mlwb.run.record import Run, load_artifact
+    from mlwb.run.artifacts import load_artifact
+    from mlwb.run.record import Run
     return load_artifact(Run(Project(root), document["run"]), name)
 
 
