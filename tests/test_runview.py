@@ -39,7 +39,7 @@ def project(tmp_path_factory) -> Project:
     root = tmp_path_factory.mktemp("small")
     (root / "notebooks" / "stages").mkdir(parents=True)
     (root / "settings.ini").write_text("[workbench]\nname = small\ntarget = y\nsource = data.csv\n[run.once]\nretries = error 1\n", encoding="utf-8")
-    stage(root, 10, "first", [], "print('reading')")
+    stage(root, 10, "first", [], "import polars as pl\nmlwb.explore(pl.DataFrame({'temp': [14.5, 15.0, 16.2]}))")
     how = "how: str = ''   # error, kill, or empty\npause: float = 0.0   # seconds"
     breaks = ["print('line 1\\nline 2')", "if how == 'error': raise ValueError('<b>no</b> rows 없음')",
               "import os", "if how == 'kill': os.kill(os.getpid(), 9)", "time.sleep(pause)"]
@@ -171,6 +171,18 @@ def test_a_report_of_what_was_drawn_before_draws_nothing(project, runs, monkeypa
     with pytest.raises(TypeError): report.render(runs["cached"])
     monkeypatch.undo()
     assert report.render(runs["cached"]) == before, "drawn again, it is the same"
+
+
+def test_a_report_of_an_unchanged_run_loads_no_heavy_package(project, runs):
+    code = f"""
+import sys
+from mlwb.core.workspace import find_project
+from mlwb.run.record import find_run
+from mlwb.show.report import write_report
+text = write_report(find_run(find_project(), {runs['cached'].name!r})).read_text(encoding="utf-8")
+print('data-kind="profile"' in text, [m for m in ("pandas", "polars", "pyarrow", "scipy", "sklearn", "mlflow", "plotly", "torch") if m in sys.modules])"""
+    for _ in range(2): done = subprocess.run([sys.executable, "-c", code], cwd=project.root, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "True []", done.stdout + done.stderr
 
 
 def test_in_a_notebook_of_the_project(project, runs):
