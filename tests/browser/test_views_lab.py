@@ -37,7 +37,8 @@ def notebook(lab, browser):
     page = context.new_page()
     page.goto(lab.url("views.ipynb"))
     page.locator(".jp-Notebook").wait_for(timeout=120_000)
-    def connected(): return [s["kernel"]["execution_state"] == "idle" and s["kernel"]["connections"] > 0 for s in lab.api("sessions") if s["path"].endswith("views.ipynb")]
+    mine = lambda: (s["kernel"] for s in lab.api("sessions") if s["path"].endswith("views.ipynb"))
+    def connected(): return [k["execution_state"] == "idle" and k["connections"] > 0 for k in mine()]
     soon(connected, [True], 120)
     page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for(timeout=60_000)
     page.get_by_text("Run", exact=True).first.click()
