@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'publish', 'publishing', 'slug', 'unique_slug', 'Project', 'is_project', 'find_project', 'open_workspace']
 
 # %% ../../notebooks/lib/core/04_workspace.ipynb #workspace-imports
-import hashlib, os, re, tempfile
+import hashlib, os, re, secrets, tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -123,4 +123,5 @@ def open_workspace(
             raise InputError(f"{project.workspace} has format {text!r}, this mlwb reads up to {FORMAT}. Upgrade mlwb, "
                              "or use another folder.")
     else: publish(mark, f"{FORMAT}\n")
+    if not (key := project.workspace / ".key").is_file(): os.chmod(publish(key, secrets.token_bytes(32)), 0o600)
     return project.workspace

@@ -10,9 +10,11 @@ import re, sys, tempfile
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 
-from traitlets.config import Config
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine
+from traitlets.config import Config
+
+from ..core.errors import MlwbError
 
 # %% ../../notebooks/lib/run/09_engine.ipynb #client
 class Client(PapermillNotebookClient):
@@ -36,8 +38,12 @@ class Client(PapermillNotebookClient):
 
     def papermill_execute_cells(self):
         for code, work in ((self._before, super().papermill_execute_cells), (self._after, None)):
-            if code: self.wait_for_reply(self.kc.execute(code, silent=True, store_history=False))
+            if code: self._silently(code)
             if work: work()
+
+    def _silently(self, code):
+        said = (self.wait_for_reply(self.kc.execute(code, silent=True, store_history=False)) or {}).get("content", {})
+        if said.get("status") == "error": raise MlwbError(f"{said['ename']}: {said['evalue']} (in the runner's own code, before or after the cells)")
 
     def process_message(self, msg, cell, cell_index):
         if self._mask: msg = {**msg, "content": self._mask.any(msg["content"])}

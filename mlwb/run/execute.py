@@ -10,6 +10,7 @@ import importlib, os, re, signal, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..core.errors import MlwbError
 from ..core.results import plain
 from .artifacts import clear
 from .cache import code_of
@@ -65,13 +66,15 @@ def papermill():
 
 # %% ../../notebooks/lib/run/11_execute.ipynb #before
 def _before(env, folder):
-    return f"__import__('os').environ.update({env!r}); __import__('os').chdir({str(folder)!r})"
+    begin = f"__import__('mlwb.run.witness', fromlist=['x']).begin({env['MLWB_PROJECT']!r})"
+    return f"__import__('os').environ.update({env!r}); __import__('os').chdir({str(folder)!r}); {begin}"
 
 _AFTER = """
 for _thread in __import__("threading").enumerate():  # MLflow's queues, where some are at work
     _queue = getattr(getattr(_thread, "_target", None), "__self__", None)
     if type(_queue).__module__.startswith("mlflow.") and hasattr(_queue, "flush"): _queue.flush()
 for _handler in __import__("logging").getLogger().handlers: _handler.flush()
+if "mlwb.run.stage" in __import__("sys").modules: __import__("mlwb.run.stage", fromlist=["x"]).testify()
 """
 
 def kernel_env(
@@ -137,7 +140,7 @@ def go(work: Work) -> State:
     out.unlink(missing_ok=True)
     env = {"MLWB_PROJECT": str(run.project.root), "MLWB_RUN": run.name, "MLWB_SECRETS": " ".join(sorted(work.mask.names)) if work.mask else "",
            "MLWB_SECRETS_TOLD": str(work.kernel.folder / "secrets")}
-    died, oom = None, _oom_kills()
+    died, broken, oom = None, "", _oom_kills()
     def told(i, state):
         if (cell := _cells(work._nb).get(i)) and work.on_cell: work.on_cell(*cell, state)
     try:
@@ -146,11 +149,12 @@ def go(work: Work) -> State:
                             before=_before(env, stage.path.parent), after=_AFTER)
     except pm.exceptions.PapermillExecutionError: pass  # the notebook says what failed
     except RuntimeError as e: died = e  # a dead kernel
+    except MlwbError as e: broken = str(e)  # what goes before and after the cells
     _mask_more(work, part)
     if part.is_file(): os.replace(part, out)
     state = State(stage.name, seconds=round(time.perf_counter() - work.started, 3), attempt=work.attempt, kernel=work.how,
                   notebook=str(out.relative_to(run.path)), **work.kernel.usage())
-    return judge(work, state, died, _oom_kills() > oom)
+    return judge(work, state, died, _oom_kills() > oom, broken)
 
 # %% ../../notebooks/lib/run/11_execute.ipynb #mask-more
 def _mask_more(work, part):
@@ -191,6 +195,7 @@ def judge(
     state: State,
     died,            # the exception of a kernel that died, or None
     oom: bool,       # whether the system has killed for memory meanwhile
+    broken: str = "", # what went wrong before or after the cells
 ) -> State:
     "What became of a stage."
     from mlwb.run.engine import failure
@@ -203,6 +208,7 @@ def judge(
         error = {**blank, **(error or {}), "state": "killed", "signal": _signal_name(-code) if code and code < 0 else "",
                  "message": f"the kernel died {name}" + (f": {said}" if said and code != -signal.SIGKILL else "")}
         error["class"] = "memory" if oom and code == -signal.SIGKILL else "died"
+    elif broken and not error: error = {**blank, "message": broken}
     elif not error and not record.get("complete"):
         missing = [n for n in work.stage.produces if n not in record.get("outputs", {})]
         error = {**blank, "message": f"the notebook ran to its end without {'saving ' + ', '.join(missing) if missing else 'its verdict'}"}

@@ -29,7 +29,7 @@ def become(
     app = IPKernelApp.instance()
     app.initialize(["-f", order["file"], *ARGUMENTS])
     if "" not in sys.path: sys.path.insert(next((i for i, p in enumerate(sys.path) if p.endswith("-packages")), 0), "")  # as in any kernel
-    witness.current = witness.Witness(order["preload"]).listen()
+    witness.current = witness.Witness(order["preload"], order["log"] + ".seen").listen()
     _hide(app.shell, witness.__file__)
     app.start()
 

@@ -16,6 +16,7 @@ from .declare import Declaration, _source, _tree, read_notebook
 from .graph import check_defaults, descendants, grid, parents, read_stages, run_parameters
 from .policy import Policy, is_policy, policy
 from .record import Run, list_runs
+from .places import installed
 
 # %% ../../notebooks/lib/run/12_plan.ipynb #asked
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def imports_of(
             if isinstance(node, ast.Import): found += [a.name for a in node.names]
             if isinstance(node, ast.ImportFrom) and not node.level: found.append(node.module)
     own = {*sys.stdlib_module_names, "mlwb", *(p.stem for p in stage.path.parent.glob("*.py"))}
-    return tuple(n for n in dict.fromkeys(found) if n.partition(".")[0] not in own)
+    return tuple(n for n in dict.fromkeys(found) if n.partition(".")[0] not in own and installed(n))
 
 def hints(
     run: Run,  # of mlwb's own stages

@@ -18,6 +18,7 @@ from .cache import discovered
 from .decide import Decider, Job, cached
 from .execute import State, Work, go, kernel_env
 from .kernels import Kernels, sockets
+from .literals import add_literals
 from .plan import Asked, Plan, imports_of, make_plan, secrets_of, unfinished
 from .record import Run, new_run, only_runner
 
@@ -110,9 +111,9 @@ def _packages(self: Pipeline, stage):
 @patch
 def _go(self: Pipeline, work, job):
     "In a thread of its own: execute, and find out what the result depends on."
-    state = go(work)
+    began, reads, state = time.time(), self.decider.reads, go(work)
     if state.status == "ok":
-        seen, reads = work.run.stage_record(state.name).get("seen"), self.decider.reads
+        seen = add_literals(work.run.stage_record(state.name)["seen"], work.stage.path, self.project.root, began)
         changed = [k for k in work.stage.reads if k not in work.stage.writes and reads.now(k, job.run) != job.components[f"read:{k}"]]
         state.trace = job.components | {"code": work.code} | discovered(seen) | {f"read:{k}": f"changed while it ran, {time.time_ns()}" for k in changed}
         state.imports, state.left = seen["imports"], {k: reads.now(k) for k in work.stage.writes}
@@ -150,6 +151,7 @@ def _end(self: Pipeline, job, state, told=False):
     if state.home: take_over(job.run, job.stage.name, state.home, state.notebook)
     job.state = state
     self.decider.reads.forget(job.stage.writes)
+    if job.attempt: self.decider.present.forget()  # it may have changed any file
     if state.status == "ok" and state.outputs: self.decider.cache.add(job.run, {"name": job.stage.name, **state.said()})
     if not told: job.run.tell("end", stage=job.stage.name, **state.said())
     self.listener.end(job.run, state)
