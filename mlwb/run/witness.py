@@ -67,8 +67,9 @@ def _opened(self, path, mode=None, flags=0):
     self.note("write" if writes else "read", path)
 
 def _listed(self, path=None, *_):
-    if (sys._getframe(2).f_globals.get("__name__") or "").startswith(("importlib.", "pkgutil")): return
-    if path := _absolute("." if path is None else path): self.note("list", path, listing(path))
+    if (sys._getframe(2).f_globals.get("__name__") or "").startswith(("importlib", "pkgutil")): return
+    path = _absolute("." if path is None else path)
+    if path and (path != os.getcwd() or _own(_caller(3), self)): self.note("list", path, listing(path))
 
 # %% ../../notebooks/lib/run/04_witness.ipynb #events-more
 def _database(self, path, *_):
@@ -133,7 +134,10 @@ def _stats(self):
     def stat(path, *args, **more):
         if self.on and isinstance(path, (str, os.PathLike)) and not getattr(self._mine, "busy", False):
             place = _absolute(path)
-            if place.startswith(self.root) and place != f"{self.root}settings.ini" and not os.path.basename(place).startswith("<"): self.note("stat", place)
+            if place.startswith(self.root) and place != f"{self.root}settings.ini" and not os.path.basename(place).startswith("<"):
+                self._mine.busy = True  # what a package asks for in vain is its own affair: a file of its own settings
+                if os.path.isfile(place) or place != os.getcwd() and _asks(self, _caller(2)): self.note("stat", place)
+                self._mine.busy = False
         return real(path, *args, **more)
     for able in (os.supports_fd, os.supports_dir_fd, os.supports_follow_symlinks):
         if real in able: able.add(stat)
@@ -178,11 +182,13 @@ def _files(notes, root, started, modules):
         inside = f"{root}{os.sep}"
         place = path if path.startswith(inside) or not (real := os.path.realpath(path)).startswith(inside) else real
         if kind not in ("read", "stat", "list") or not of_interest(place, root) or place in modules or written.get(path, at) < at: continue
-        if kind == "list": folders[short(place, root)] = what; continue
+        passing = place.startswith(temporary) and not place.startswith(inside)  # somebody's, for the moment
+        if kind == "list":
+            if not passing or listing(place) == what: folders[short(place, root)] = what
+            continue
         if kind == "stat" and path in written: continue  # whether its own output was there before
         said = content(place, 1e18 if path in written else started)
-        if place.startswith(temporary) and not place.startswith(inside) and len(said) != 16: continue  # somebody's, for the moment
-        files[short(place, root)] = said
+        if not passing or len(said) == 16: files[short(place, root)] = said
     return files, folders
 
 # %% ../../notebooks/lib/run/04_witness.ipynb #seen
