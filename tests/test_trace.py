@@ -31,31 +31,132 @@ def package(p, body):
 READ = "text = {}\nstage.save(a=str(text))"
 # what is there before, what the stage does, what is changed, what the reason has to name
 CASES = {
-    "beside the notebook": (lambda p: text(p, "notebooks/stages/x.csv", "1"), READ.format("open('x.csv').read()"), lambda p: text(p, "notebooks/stages/x.csv", "2"), "x.csv changed"),
-    "in reports": (lambda p: text(p, "reports/x.md", "1"), READ.format("(stage.project.root / 'reports/x.md').read_text()"), lambda p: text(p, "reports/x.md", "2"), "x.md"),
-    "a link that points elsewhere": (two, READ.format("open('../../link').read()"), lambda p: link(p, "two.txt"), "link changed"),
-    "a script that is executed": (helper, "exec(open('helper.py').read())\nstage.save(a=VALUE)", lambda p: helper(p, "VALUE = 2\n"), "helper.py changed"),
-    "%run": (helper, "%run helper.py\nstage.save(a=VALUE)", lambda p: helper(p, "VALUE = 2\n"), "helper.py changed"),
-    "runpy": (helper, "import runpy\nstage.save(a=runpy.run_path('helper.py')['VALUE'])", lambda p: helper(p, "VALUE = 2\n"), "helper.py changed"),
-    "a file that was not there": (None, "try: text = open('../../late.txt').read()\nexcept FileNotFoundError: text = ''\nstage.save(a=text)", lambda p: text(p, "late.txt", "1"), "late.txt is new"),
-    "a file that was only asked for": (None, READ.format("(stage.project.root / 'late.txt').exists()"), lambda p: text(p, "late.txt", "1"), "late.txt is new"),
-    "a module that was not there": (None, "try: import helper\nexcept ImportError: helper = None\nstage.save(a=str(helper))", helper, "helper.py is new"),
-    "a folder's names": (lambda p: text(p, "in/1.txt", ""), READ.format("sorted(p.name for p in (stage.project.root / 'in').glob('*.txt'))"), lambda p: text(p, "in/2.txt", ""), "in/ changed"),
-    "os.walk": (lambda p: text(p, "in/deep/1.txt", ""), "import os\n" + READ.format("[f for *_, f in os.walk('../../in')]"), lambda p: text(p, "in/deep/2.txt", ""), "in/deep/ changed"),
-    "one name in two folders": (lambda p: [text(p, f"{d}/x.txt", "1") for d in "ab"], "import os\nos.chdir('../../a'); open('x.txt').read(); os.chdir('../b'); " + READ.format("open('x.txt').read()"), lambda p: text(p, "b/x.txt", "2"), "b/x.txt changed"),
-    "a package under development": (lambda p: package(p, "1"), "import sys; sys.path.insert(0, '../../src')\nimport ours\nstage.save(a=ours.RATE)", lambda p: package(p, "2"), "rate.txt changed"),
-    "below the verdict": (lambda p: text(p, "x.txt", "1"), "stage.save(a=n); stage.verdict('early')\nopen('../../x.txt').read()", lambda p: text(p, "x.txt", "2"), "x.txt changed"),
-    "a variable of the environment": (None, "import os\n" + READ.format("os.environ.get('MY_REGION')"), lambda p: os.environ.update(MY_REGION="kr"), "MY_REGION"),
-    "settings by another way": (None, "from mlwb.core.workspace import find_project\n" + READ.format("find_project().settings.target"), lambda p: publish(p.root / "settings.ini", (p.root / "settings.ini").read_text().replace("target = y", "target = z")), "target"),
-    "settings read by hand": (None, "import configparser\nini = configparser.ConfigParser(); ini.read('../../settings.ini')\n" + READ.format("dict(ini['workbench'])"), lambda p: p.settings("language = ko\n"), "settings.ini changed"),
-    "a program's file": (lambda p: text(p, "x.txt", "1"), "import subprocess\n" + READ.format("subprocess.run(['cat', '../../x.txt'], capture_output=True).stdout"), lambda p: text(p, "x.txt", "2"), "x.txt changed"),
-    "a line of shell": (lambda p: text(p, "x.txt", "1"), "got = !cat ../../x.txt\nstage.save(a=list(got))", lambda p: text(p, "x.txt", "2"), "x.txt changed"),
-    "Parquet by pandas": (lambda p: parquet(p, 1), "import pandas as pd\n" + READ.format("pd.read_parquet('../../x.parquet').x.sum()"), lambda p: parquet(p, 2), "x.parquet changed"),
-    "Parquet by polars": (lambda p: parquet(p, 1), "import polars as pl\n" + READ.format("pl.read_parquet('../../x.parquet')['x'].sum()"), lambda p: parquet(p, 2), "x.parquet changed"),
-    "SQLite": (lambda p: sqlite(p, 1), "import sqlite3\nfrom contextlib import closing\nwith closing(sqlite3.connect('../../x.db')) as db: stage.save(a=db.execute('SELECT * FROM t').fetchall()[-1][0])", lambda p: sqlite(p, 2), "x.db changed"),
-    "a forked child's file": (lambda p: text(p, "x.txt", "1"), "import os\npid = os.fork()\nif not pid: open('../../x.txt').read(); os._exit(0)\nos.waitpid(pid, 0)\nstage.save(a=n)", lambda p: text(p, "x.txt", "2"), "x.txt changed"),
-    "a log that it reads and adds to": (lambda p: text(p, "x.txt", "1\n"), "text = open('../../x.txt').read()\nopen('../../x.txt', 'a').write('more\\n')\nstage.save(a=n)", lambda p: text(p, "x.txt", "2"), "x.txt changed"),
-    "outside, in a temporary folder": (lambda p: publish(outside(p), "1"), READ.format("open(open('../../where').read()).read()"), lambda p: publish(outside(p), "2"), "data.txt changed"),
+    "beside the notebook": (
+        lambda p: text(p, "notebooks/stages/x.csv", "1"),
+        READ.format("open('x.csv').read()"),
+        lambda p: text(p, "notebooks/stages/x.csv", "2"),
+        "x.csv changed"),
+    "in reports": (
+        lambda p: text(p, "reports/x.md", "1"),
+        READ.format("(stage.project.root / 'reports/x.md').read_text()"),
+        lambda p: text(p, "reports/x.md", "2"),
+        "x.md"),
+    "a link that points elsewhere": (
+        two,
+        READ.format("open('../../link').read()"),
+        lambda p: link(p, "two.txt"),
+        "link changed"),
+    "a script that is executed": (
+        helper,
+        "exec(open('helper.py').read())\nstage.save(a=VALUE)",
+        lambda p: helper(p, "VALUE = 2\n"),
+        "helper.py changed"),
+    "%run": (
+        helper,
+        "%run helper.py\nstage.save(a=VALUE)",
+        lambda p: helper(p, "VALUE = 2\n"),
+        "helper.py changed"),
+    "runpy": (
+        helper,
+        "import runpy\nstage.save(a=runpy.run_path('helper.py')['VALUE'])",
+        lambda p: helper(p, "VALUE = 2\n"),
+        "helper.py changed"),
+    "a file that was not there": (
+        None,
+        "try: text = open('../../late.txt').read()\nexcept FileNotFoundError: text = ''\nstage.save(a=text)",
+        lambda p: text(p, "late.txt", "1"),
+        "late.txt is new"),
+    "a file that was only asked for": (
+        None,
+        READ.format("(stage.project.root / 'late.txt').exists()"),
+        lambda p: text(p, "late.txt", "1"),
+        "late.txt is new"),
+    "a module that was not there": (
+        None,
+        "try: import helper\nexcept ImportError: helper = None\nstage.save(a=str(helper))",
+        helper,
+        "helper.py is new"),
+    "a folder's names": (
+        lambda p: text(p, "in/1.txt", ""),
+        READ.format("sorted(p.name for p in (stage.project.root / 'in').glob('*.txt'))"),
+        lambda p: text(p, "in/2.txt", ""),
+        "in/ changed"),
+    "os.walk": (
+        lambda p: text(p, "in/deep/1.txt", ""),
+        "import os\n" + READ.format("[f for *_, f in os.walk('../../in')]"),
+        lambda p: text(p, "in/deep/2.txt", ""),
+        "in/deep/ changed"),
+    "one name in two folders": (
+        lambda p: [text(p, f"{d}/x.txt", "1") for d in "ab"],
+        "import os\nos.chdir('../../a'); open('x.txt').read(); os.chdir('../b'); " + READ.format("open('x.txt').read()"),
+        lambda p: text(p, "b/x.txt", "2"),
+        "b/x.txt changed"),
+    "a package under development": (
+        lambda p: package(p, "1"),
+        "import sys; sys.path.insert(0, '../../src')\nimport ours\nstage.save(a=ours.RATE)",
+        lambda p: package(p, "2"),
+        "rate.txt changed"),
+    "below the verdict": (
+        lambda p: text(p, "x.txt", "1"),
+        "stage.save(a=n); stage.verdict('early')\nopen('../../x.txt').read()",
+        lambda p: text(p, "x.txt", "2"),
+        "x.txt changed"),
+    "a variable of the environment": (
+        None,
+        "import os\n" + READ.format("os.environ.get('MY_REGION')"),
+        lambda p: os.environ.update(MY_REGION="kr"),
+        "MY_REGION"),
+    "settings by another way": (
+        None,
+        "from mlwb.core.workspace import find_project\n" + READ.format("find_project().settings.target"),
+        lambda p: publish(p.root / "settings.ini", (p.root / "settings.ini").read_text().replace("target = y", "target = z")),
+        "target"),
+    "settings read by hand": (
+        None,
+        "import configparser\nini = configparser.ConfigParser(); ini.read('../../settings.ini')\n" + READ.format("dict(ini['workbench'])"),
+        lambda p: p.settings("language = ko\n"),
+        "settings.ini changed"),
+    "a program's file": (
+        lambda p: text(p, "x.txt", "1"),
+        "import subprocess\n" + READ.format("subprocess.run(['cat', '../../x.txt'], capture_output=True).stdout"),
+        lambda p: text(p, "x.txt", "2"),
+        "x.txt changed"),
+    "a line of shell": (
+        lambda p: text(p, "x.txt", "1"),
+        "got = !cat ../../x.txt\nstage.save(a=list(got))",
+        lambda p: text(p, "x.txt", "2"),
+        "x.txt changed"),
+    "Parquet by pandas": (
+        lambda p: parquet(p, 1),
+        "import pandas as pd\n" + READ.format("pd.read_parquet('../../x.parquet').x.sum()"),
+        lambda p: parquet(p, 2),
+        "x.parquet changed"),
+    "Parquet by polars": (
+        lambda p: parquet(p, 1),
+        "import polars as pl\n" + READ.format("pl.read_parquet('../../x.parquet')['x'].sum()"),
+        lambda p: parquet(p, 2),
+        "x.parquet changed"),
+    "SQLite": (
+        lambda p: sqlite(p, 1),
+        "import sqlite3\nfrom contextlib import closing\n"
+        "with closing(sqlite3.connect('../../x.db')) as db: stage.save(a=db.execute('SELECT * FROM t').fetchall()[-1][0])",
+        lambda p: sqlite(p, 2),
+        "x.db changed"),
+    "a forked child's file": (
+        lambda p: text(p, "x.txt", "1"),
+        "import os\npid = os.fork()\nif not pid: open('../../x.txt').read(); os._exit(0)\nos.waitpid(pid, 0)\nstage.save(a=n)",
+        lambda p: text(p, "x.txt", "2"),
+        "x.txt changed"),
+    "a log that it reads and adds to": (
+        lambda p: text(p, "x.txt", "1\n"),
+        "text = open('../../x.txt').read()\nopen('../../x.txt', 'a').write('more\\n')\nstage.save(a=n)",
+        lambda p: text(p, "x.txt", "2"),
+        "x.txt changed"),
+    "outside, in a temporary folder": (
+        lambda p: publish(outside(p), "1"),
+        READ.format("open(open('../../where').read()).read()"),
+        lambda p: publish(outside(p), "2"),
+        "data.txt changed"),
 }
 
 
