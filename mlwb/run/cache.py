@@ -55,14 +55,14 @@ def discovered(
     seen: dict,  # what the witness said, with "facts"
 ) -> dict[str, str]:
     "The components that a stage was seen to depend on."
-    distributions = _distributions(tuple((p, os.stat(p).st_mtime_ns) for p in sys.path if os.path.isdir(p)))
+    distributions = _distributions(tuple((p, os.stat(p).st_mtime_ns) for p in sys.path if p.endswith("-packages") and os.path.isdir(p)))
     packages = {d for top in seen["packages"] for d in distributions.get(top, ())}
     return {**{f"fact:{n}": repr(v) for n, v in seen["facts"].items()}, **{f"module:{n}": d for n, d in seen["modules"].items()},
             **{f"file:{n}": d for n, d in seen["files"].items()}, **{f"folder:{n}": d for n, d in seen["folders"].items()},
             **{f"variable:{n}": d for n, d in seen["variables"].items()}, **{f"package:{d}": _version(d) for d in sorted({*packages, *seen["missing"]})}}
 
 @functools.lru_cache(1)
-def _distributions(path): return metadata.packages_distributions()  # a fifth of a second
+def _distributions(path): return metadata.packages_distributions()  # a fifth of a second, so once as long as nothing is installed
 
 def _version(name):
     "Of a distribution; of a module that none is named after, whether it is there."
