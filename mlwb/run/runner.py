@@ -224,4 +224,5 @@ def _begin_runs(project, plan, asked):
 
 def _resume(run):
     run.tell("resume", pid=os.getpid(), **_facts(run.project))
+    for part in run.notebooks.glob(".*.ipynb"): part.unlink()  # of a stage that was at work when the runner was killed
     return {s["name"]: s for s in run.record()["stages"] if s["status"] in ("ok", "cached") and s["trace"]}

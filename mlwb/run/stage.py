@@ -13,10 +13,11 @@ from typing import Any
 from ..core.errors import InputError, MissingInput, UsageError, unknown
 from ..core.messages import Message, say, set_language
 from ..core.results import Result, plain
+from ..core.secrets import here
 from ..core.settings import Settings
 from ..core.workspace import Project, find_project
 from . import witness
-from .artifacts import find_artifact, load_artifact, save_artifact
+from .artifacts import concealed, find_artifact, load_artifact, save_artifact
 from .record import Run, draft
 
 # %% ../../notebooks/lib/run/05_stage.ipynb #facts
@@ -111,6 +112,7 @@ def verdict(
         facts = self.project.settings
         self._record["seen"] = witness.seen(witness.current, self.project.root) | {"facts": {k: vars(facts)[k] for k in sorted(facts.asked)}}
     self._record |= {"verdict": plain(message), "rejected": bool(rejected), "metrics": plain(metrics or {}), "complete": True}
+    self._record = concealed(self._record, here())
     self.run.write_stage(self.name, self._record)
     return Verdict(self, message, rejected)
 
