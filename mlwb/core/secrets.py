@@ -110,7 +110,7 @@ class Mask:
         self.names, self.numbers = set(values), {}
         for name, value in values.items():
             for form in forms(value): self._names.setdefault(form, []).append(name)
-            if value.strip().isdecimal() and len(value) < 400: self.numbers.setdefault(int(value), []).append(name)
+            if value.strip().isdecimal() and SHORTEST <= len(value.strip().lstrip("0")) < 400: self.numbers.setdefault(int(value), []).append(name)
         self._bytes = {f.encode("utf-8", "surrogateescape"): n for f, n in self._names.items()}
         for name, value in values.items():
             for code in ("utf-16-le", "utf-32-le"): self._bytes.setdefault(value.encode(code, "surrogatepass"), []).append(name)  # numpy's texts
@@ -169,12 +169,15 @@ def found(
 def _lines(value): return value and all(isinstance(v, str) for v in value) and all(v.endswith("\n") for v in value[:-1])
 
 def _merged(outputs):
+    from itertools import groupby
     out, stream = [], lambda o: isinstance(o, Mapping) and o.get("output_type") == "stream" and o.get("name")
-    for o in outputs:
-        if out and stream(o) and stream(out[-1]) == stream(o):
-            out[-1] = copy.copy(out[-1])
-            out[-1]["text"] = "".join(out[-1]["text"]) + "".join(o["text"])
-        else: out.append(o)
+    for name, same in groupby(outputs, stream):
+        first, *more = same
+        if name and more:
+            texts = ["".join(o["text"]) for o in (first, *more)]
+            first, more = copy.copy(first), []
+            first["text"] = "".join(texts)
+        out += [first, *more]
     return out
 
 @patch

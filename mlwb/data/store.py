@@ -147,7 +147,7 @@ def write(
     df = storable(frame(df, said), said)
     if not df.height: raise InputError(f"The table {name!r} has no rows; there is nothing to store.")
     told = json.dumps(note.to_json(), ensure_ascii=False, indent=1) if note is not None else ""
-    for content in (df, told): refuse(f"The table {name!r}", content)
+    for content in (name, df, told): refuse(f"The table {name!r}", content)
     ref = _reference(self, name, df, time, 0)
     with _lock(self, name):
         known = self.versions(name) if self._there(name) else []
