@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from ..core.errors import InputError, MissingInput, MlwbError, unknown
+from ..core.hidden import refuse
 from ..core.results import Result
 from ..core.workspace import publish, unique_slug
 from .frames import storable
@@ -145,6 +146,8 @@ def write(
     from mlwb.data.frames import frame
     df = storable(frame(df, said), said)
     if not df.height: raise InputError(f"The table {name!r} has no rows; there is nothing to store.")
+    told = json.dumps(note.to_json(), ensure_ascii=False, indent=1) if note is not None else ""
+    for content in (name, df, told): refuse(f"The table {name!r}", content)
     ref = _reference(self, name, df, time, 0)
     with _lock(self, name):
         known = self.versions(name) if self._there(name) else []
@@ -154,7 +157,7 @@ def write(
             write_deltalake(self._folder(name), df, mode="overwrite", schema_mode="overwrite", commit_properties=meta, target_file_size=1 << 50,
                             configuration={} if known else {"delta.logRetentionDuration": "interval 36500 days"})
             ref.version = self._table(name).version()
-        if note is not None: publish(self._folder(name) / "_mlwb" / "note.json", json.dumps(note.to_json(), ensure_ascii=False, indent=1))
+        if told: publish(self._folder(name) / "_mlwb" / "note.json", told)
     return same[0] if same else ref
 
 Store.write = write

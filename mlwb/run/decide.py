@@ -33,6 +33,7 @@ class Job:
     state: State | None = None
     attempt: int = 0
     due: float = 0        # not before this time, after a failure
+    weight: int = 0       # stages that wait for it, directly or not
     because: list = field(default_factory=list)
     components: dict = field(default_factory=dict)
 

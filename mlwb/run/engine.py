@@ -23,7 +23,8 @@ class Client(PapermillNotebookClient):
         super().__init__(nb_man, on_cell_start=self._start, on_cell_executed=self._executed, on_cell_error=self._executed, **kw)
         runs = lambda c: c.cell_type == "code" and c.source.strip() and "skip-execution" not in c.metadata.get("tags", [])
         self.states = {i: "not-run" for i, c in enumerate(self.nb.cells) if runs(c)}
-        self._tell, self._before, self._after, self._mask = on_cell or (lambda index, state: None), before, after, mask
+        self._tell, self._before, self._after = on_cell or (lambda index, state: None), before, after
+        self._mask = mask if callable(mask) else lambda: mask
 
     def _set(self, index, state):
         if index in self.states:
@@ -45,12 +46,33 @@ class Client(PapermillNotebookClient):
         said = (self.wait_for_reply(self.kc.execute(code, silent=True, store_history=False)) or {}).get("content", {})
         if said.get("status") == "error": raise MlwbError(f"{said['ename']}: {said['evalue']} (in the runner's own code, before or after the cells)")
 
-    def process_message(self, msg, cell, cell_index):
-        if self._mask: msg = {**msg, "content": self._mask.any(msg["content"])}
-        out = super().process_message(msg, cell, cell_index)
-        if self._mask and msg["msg_type"] == "stream":  # a secret may come in two pieces
-            cell.outputs = self._mask.any(cell.outputs)
-        return out
+# %% ../../notebooks/lib/run/09_engine.ipynb #client-mask
+from fastcore.basics import patch
+
+@patch
+def process_message(self: Client, msg, cell, cell_index):
+    if mask := self._mask():
+        msg = {**msg, "content": mask.any(msg["content"]), "buffers": [b"" if mask.found(b) else b for b in msg.get("buffers") or ()]}
+    return PapermillNotebookClient.process_message(self, msg, cell, cell_index)
+
+@patch
+def output(self: Client, outs, msg, display_id, cell_index):
+    out = PapermillNotebookClient.output(self, outs, msg, display_id, cell_index)
+    if (mask := self._mask()) and msg["msg_type"] == "stream" and outs: _join(mask, outs)
+    return out
+
+def _join(mask, outs):
+    "Mask what lies across the last pieces of a stream."
+    width, before, i = 4 * mask.longest, "", len(outs) - 1  # colours take room
+    while len(before) < width and i and outs[i - 1].output_type == "stream" and outs[i - 1].name == outs[-1].name:
+        i -= 1
+        before = outs[i].text + before
+    if mask.found(before[-width:] + outs[-1].text[:width]): outs[i:] = mask.any(outs[i:])
+
+@patch
+def set_widgets_metadata(self: Client):
+    PapermillNotebookClient.set_widgets_metadata(self)
+    if mask := self._mask(): self.nb.metadata = mask.any(self.nb.metadata)
 
 # %% ../../notebooks/lib/run/09_engine.ipynb #transport
 @contextmanager
@@ -59,6 +81,14 @@ def transport():  # a traitlets Config
     if sys.platform == "win32": yield Config(); return
     with tempfile.TemporaryDirectory(prefix="mlwb-") as folder:
         yield Config(ConnectionFileMixin={"transport": "ipc", "ip": f"{folder}/k"})
+
+# %% ../../notebooks/lib/run/09_engine.ipynb #seldom
+def _seldom(nb_man, seconds=1):
+    real = nb_man.save
+    def save(**fields):
+        nb_man.nb = fields.get("nb", nb_man.nb)
+        if (nb_man.now() - nb_man.last_save_time).total_seconds() > seconds: real()
+    nb_man.save = save
 
 # %% ../../notebooks/lib/run/09_engine.ipynb #execute
 class Engine(NBClientEngine):
@@ -78,11 +108,12 @@ class Engine(NBClientEngine):
         on_cell: Callable | None = None,       # called with (index, state)
         before: str = "",                      # code to run silently before the first cell
         after: str = "",                       # and after the last one
-        mask=None,                             # mlwb.core.secrets.Mask for the outputs
+        mask=None,                             # mlwb.core.secrets.Mask for the outputs, or a function that gives it
         **_,
     ):
         "Run the cells; afterwards the notebook's metadata says under `mlwb` what became of each."
         if on_open: on_open(nb_man.nb)
+        _seldom(nb_man)
         with nullcontext(Config()) if km else transport() as config:
             client = Client(nb_man, on_cell, before, after, mask, km=km, config=config, timeout=execution_timeout, startup_timeout=start_timeout,
                             kernel_name=kernel_name, log_output=log_output, stdout_file=stdout_file, stderr_file=stderr_file, shutdown_kernel="immediate")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.errors import MlwbError
 from ..core.results import plain
-from .artifacts import clear
+from .artifacts import clear, concealed
 from .cache import code_of
 from .declare import Declaration
 from .kernels import Kernel
@@ -66,8 +66,8 @@ def papermill():
 
 # %% ../../notebooks/lib/run/11_execute.ipynb #before
 def _before(env, folder):
-    begin = f"__import__('mlwb.run.witness', fromlist=['x']).begin({env['MLWB_PROJECT']!r})"
-    return f"__import__('os').environ.update({env!r}); __import__('os').chdir({str(folder)!r}); {begin}"
+    return f"__import__('os').environ.update({env!r}); __import__('os').chdir({str(folder)!r}); " \
+           f"__import__('mlwb.core.secrets', fromlist=['begin']).begin(); __import__('mlwb.run.witness', fromlist=['x']).begin({env['MLWB_PROJECT']!r})"
 
 _AFTER = """
 for _thread in __import__("threading").enumerate():  # MLflow's queues, where some are at work
@@ -103,6 +103,7 @@ class Work:
     stopped: str = ""       # why the runner stopped it: timeout or interrupted
     code: str = ""          # digest of the code that was read to be run, which may have been edited since it was decided upon
     _nb: object = None
+    _told: int = 0          # bytes that the kernel has written about its secrets
     _steps: list = field(default_factory=list)
 
     def stop(self, why: str, patience: float = 3):
@@ -119,6 +120,32 @@ class Work:
             self.kernel.signal(number) if number else self.kernel.kill()
 
     def opened(self, nb): self._nb, self.code = nb, code_of(self.stage.path)
+
+# %% ../../notebooks/lib/run/11_execute.ipynb #masking
+from fastcore.basics import patch
+
+@patch
+def masking(self: Work):
+    "The mask over what the stage has resolved by now; None where that is nothing."
+    told = self.kernel.folder / "secrets"
+    try: size = told.stat().st_size
+    except FileNotFoundError: return self.mask
+    if size != self._told:
+        from mlwb.core.secrets import Mask
+        self._told = size
+        self.mask = Mask({*told.read_text(encoding="utf-8").split(), *(self.mask.names if self.mask else ())})
+    return self.mask
+
+def _mask_rest(work, part):
+    if not (mask := work.masking()): return
+    record = work.run.stage_record(work.stage.name)
+    if (masked := concealed(record, mask)) is not record: work.run.write_stage(work.stage.name, masked)
+    changed = False
+    for place, key in [(c, "outputs") for c in (work._nb.cells if work._nb is not None else ()) if "outputs" in c]:
+        if (masked := mask.any(place[key])) is not place[key]: place[key], changed = masked, True
+    if changed and part.is_file():
+        import nbformat
+        nbformat.write(work._nb, part)
 
 # %% ../../notebooks/lib/run/11_execute.ipynb #go
 def _cells(nb):
@@ -145,30 +172,16 @@ def go(work: Work) -> State:
         if (cell := _cells(work._nb).get(i)) and work.on_cell: work.on_cell(*cell, state)
     try:
         pm.execute_notebook(str(stage.path), str(part), parameters=work.values, engine_name="mlwb", kernel_name="python3", language="python",
-                            progress_bar=False, km=work.kernel, on_open=work.opened, on_cell=told, mask=work.mask,
+                            progress_bar=False, km=work.kernel, on_open=work.opened, on_cell=told, mask=work.masking,
                             before=_before(env, stage.path.parent), after=_AFTER)
     except pm.exceptions.PapermillExecutionError: pass  # the notebook says what failed
     except RuntimeError as e: died = e  # a dead kernel
     except MlwbError as e: broken = str(e)  # what goes before and after the cells
-    _mask_more(work, part)
+    _mask_rest(work, part)
     if part.is_file(): os.replace(part, out)
     state = State(stage.name, seconds=round(time.perf_counter() - work.started, 3), attempt=work.attempt, kernel=work.how,
                   notebook=str(out.relative_to(run.path)), **work.kernel.usage())
     return judge(work, state, died, _oom_kills() > oom, broken)
-
-# %% ../../notebooks/lib/run/11_execute.ipynb #mask-more
-def _mask_more(work, part):
-    "Secrets that a cell has resolved without naming them in its source are masked before the notebook gets its name."
-    told = work.kernel.folder / "secrets"
-    names = set(told.read_text(encoding="utf-8").split()) if told.is_file() else set()
-    if not names - (work.mask.names if work.mask else set()): return
-    from mlwb.core.secrets import Mask
-    work.mask = Mask(names | (work.mask.names if work.mask else set()))
-    for cell in work._nb.cells if work._nb is not None else ():
-        if "outputs" in cell: cell.outputs = work.mask.any(cell.outputs)
-    if part.is_file():
-        import nbformat
-        nbformat.write(work._nb, part)
 
 # %% ../../notebooks/lib/run/11_execute.ipynb #clues
 _MEMORY = ("MemoryError", "_ArrayMemoryError", "ArrayMemoryError", "OutOfMemoryError", "ArrowMemoryError")
@@ -184,10 +197,10 @@ def _signal_name(number):
     try: return signal.Signals(number).name
     except ValueError: return f"signal {number}"
 
-def _printed(nb):
+def _printed(nb, mask):
     from mlwb.run.engine import ANSI
     text = "".join("".join(o["text"]) for c in nb.cells for o in c.get("outputs", []) if o.get("output_type") == "stream")
-    return ANSI.sub("", text[-4000:]).splitlines()[-10:]
+    return ANSI.sub("", (mask.text(text) if mask else text)[-4000:]).splitlines()[-10:]
 
 # %% ../../notebooks/lib/run/11_execute.ipynb #judge
 def judge(
@@ -201,10 +214,10 @@ def judge(
     from mlwb.run.engine import failure
     record, error = work.run.stage_record(state.name), failure(work._nb) if work._nb is not None else None
     blank = {"cell": None, "id": "", "state": "failed", "kind": "", "message": "", "source": "", "traceback": "", "output": []}
-    code, state.output = work.kernel.process.poll(), _printed(work._nb) if work._nb is not None else []
+    code, state.output = work.kernel.process.poll(), _printed(work._nb, work.mask) if work._nb is not None else []
     if died or (error and code is not None):
         name = f"by {_signal_name(-code)}" if code and code < 0 else f"with exit code {code}" if code is not None else "or does not answer"
-        said = " ".join(work.kernel.log().split()[-60:])
+        said = " ".join((work.mask.text(work.kernel.log()) if work.mask else work.kernel.log()).split()[-60:])
         error = {**blank, **(error or {}), "state": "killed", "signal": _signal_name(-code) if code and code < 0 else "",
                  "message": f"the kernel died {name}" + (f": {said}" if said and code != -signal.SIGKILL else "")}
         error["class"] = "memory" if oom and code == -signal.SIGKILL else "died"

@@ -65,7 +65,7 @@ def leftovers(project: Project) -> list[Path]:
         inside = path.relative_to(project.workspace).parts
         run = Run(project, inside[1]) if len(inside) > 2 and inside[0] == project.runs.name else None
         return (run and run.head() and not run.draft and not run.alive()) or time.time() - path.lstat().st_mtime > 86400
-    found = [p for p in project.workspace.rglob(".tmp-*") if dead(p)]
+    found = [p for p in (*project.workspace.rglob(".tmp-*"), *project.runs.glob("*/notebooks/.*.ipynb")) if dead(p)]
     found += [p for p in project.reports.glob(".tmp-*") if time.time() - p.lstat().st_mtime > 86400]
     found += [p for p in (project.workspace / "pieces").glob("*.json") if time.time() - p.lstat().st_mtime > 30 * 86400]
     return sorted([*found, *project.workspace.glob(".gone-*")])

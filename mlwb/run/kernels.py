@@ -207,9 +207,12 @@ class Kernels:
     def stand_by(self, wanted: list[tuple[str, tuple]], busy: int):
         "Start kernels for those (stage, packages) that will be wanted next, as far as processors are idle."
         for name, preload in wanted:
-            loading = sum(not k.ready for k in self.standing.values())
-            if busy + loading >= self.cores or len(self.standing) >= self.most: return
+            if busy + self.loading() >= self.cores or len(self.standing) >= self.most: return
             if name not in self.standing: self.standing[name] = self.start(preload)
+
+    def loading(self, but: str = "") -> int:
+        "How many of those that stand by are still loading, without that of one stage."
+        return sum(k.alive and not k.ready for n, k in self.standing.items() if n != but)
 
     def take(self, name: str, preload: tuple) -> tuple[Kernel, str]:  # the kernel; warm or cold
         "The kernel that stands by for a stage, else a new one."

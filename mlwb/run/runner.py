@@ -13,10 +13,11 @@ from contextlib import ExitStack
 from ..core.environment import code_digest, environment
 from ..core.messages import msg
 from ..core.workspace import Project
-from .artifacts import take_over
+from .artifacts import concealed, take_over
 from .cache import discovered
 from .decide import Decider, Job, cached
 from .execute import State, Work, go, kernel_env
+from .graph import descendants
 from .kernels import Kernels, sockets
 from .literals import add_literals
 from .plan import Asked, Plan, imports_of, make_plan, secrets_of, unfinished
@@ -50,7 +51,7 @@ class Pipeline:
             touched = written & {*d.reads, *d.writes}
             job = here[d.name] = Job(run, d, values.get(d.name, {}), self.plan.scope[d.name], [here[p] for p in sorted(self.plan.parents[d.name])])
             job.first = [j for j in self.jobs if touched & set(j.stage.writes)] if touched else []
-            job.kept = (keep or {}).get(d.name)
+            job.kept, job.weight = (keep or {}).get(d.name), len(descendants(self.plan.stages, d.name))
         self.jobs += here.values()
         run.tell("plan", stages=[{"name": d.name, "title": d.title, "file": d.path.name, "after": sorted(self.plan.parents[d.name])} for d in self.plan.stages])
 
@@ -61,7 +62,7 @@ class Pipeline:
         "Do all jobs."
         try:
             while self.left:
-                moved = any([self._step(j) for j in self.left if j not in self.working])
+                moved = any([self._step(j) for j in sorted(self.left, key=lambda j: -j.weight) if j not in self.working])
                 self._stand_by()
                 if self.working: self._await(0 if moved else .2)
                 elif not moved: time.sleep(max(.01, min((j.due for j in self.left), default=0) - time.monotonic()))
@@ -79,6 +80,7 @@ from fastcore.basics import patch
 def _step(self: Pipeline, job):
     "Decide a job, or begin to execute it; whether there was something to do."
     if any(p.open for p in [*job.parents, *job.first]) or job.due > time.monotonic() or len(self.working) >= self.workers: return False
+    if not job.weight and len(self.working) + self.kernels.loading(job.stage.name) >= self.workers: return False
     if job.kept and (state := self.decider.kept(job, job.run, job.kept)): return self._end(job, state, told=True)
     found = self.decider.decide(job)
     if isinstance(found, State): return self._end(job, found)
@@ -102,6 +104,7 @@ def _begin(self: Pipeline, job, reason):
     work = Work(job.run, job.stage, job.values, kernel, how, job.attempt, limit, mask, on_cell)
     job.because = reason
     self.working[job] = (work, self.pool.submit(self._go, work, job))
+    self._stand_by()
 
 @patch
 def _packages(self: Pipeline, stage):
@@ -114,6 +117,7 @@ def _go(self: Pipeline, work, job):
     began, reads, state = time.time(), self.decider.reads, go(work)
     if state.status == "ok":
         seen = add_literals(work.run.stage_record(state.name)["seen"], work.stage.path, self.project.root, began)
+        seen = concealed({"seen": seen}, work.mask)["seen"]
         changed = [k for k in work.stage.reads if k not in work.stage.writes and reads.now(k, job.run) != job.components[f"read:{k}"]]
         state.trace = job.components | {"code": work.code} | discovered(seen) | {f"read:{k}": f"changed while it ran, {time.time_ns()}" for k in changed}
         state.imports, state.left = seen["imports"], {k: reads.now(k) for k in work.stage.writes}
@@ -176,7 +180,7 @@ def _stand_by(self: Pipeline):
     waiting = [j for j in self.left if j not in self.working and j.how != "leave"]
     self.kernels.drop({n for n in self.kernels.standing if n not in {j.stage.name for j in waiting}})
     if self.working:
-        soon = sorted(waiting, key=lambda j: sum(p.open and p not in self.working for p in j.parents))
+        soon = sorted(waiting, key=lambda j: (sum(p.open and p not in self.working for p in j.parents), -j.weight))
         self.kernels.stand_by([(j.stage.name, self._packages(j.stage)) for j in soon], len(self.working))
 
 @patch
@@ -226,4 +230,5 @@ def _begin_runs(project, plan, asked):
 
 def _resume(run):
     run.tell("resume", pid=os.getpid(), **_facts(run.project))
+    for part in run.notebooks.glob(".*.ipynb"): part.unlink()  # of a stage that was at work when the runner was killed
     return {s["name"]: s for s in run.record()["stages"] if s["status"] in ("ok", "cached") and s["trace"]}

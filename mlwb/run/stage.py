@@ -13,10 +13,11 @@ from ..core import settings as facts
 from ..core.errors import InputError, MissingInput, UsageError, unknown
 from ..core.messages import Message, say, set_language
 from ..core.results import Result, plain
+from ..core.secrets import here
 from ..core.settings import Settings
 from ..core.workspace import Project, find_project
 from . import witness
-from .artifacts import find_artifact, load_artifact, save_artifact
+from .artifacts import concealed, find_artifact, load_artifact, save_artifact
 from .record import Run, draft
 
 # %% ../../notebooks/lib/run/05_stage.ipynb #stage-class
@@ -94,6 +95,7 @@ def verdict(
         from mlwb.show.views import view
         message = view(message).summary()
     self._record |= {"verdict": plain(message), "rejected": bool(rejected), "metrics": plain(metrics or {}), "complete": True}
+    self._record = concealed(self._record, here())
     self.run.write_stage(self.name, self._record)
     return Verdict(self, message, rejected)
 
@@ -109,7 +111,8 @@ def testify():
     "Add to a stage's record what it has read; the runner calls this after the last cell."
     if latest is None or witness.current is None or not latest._record["complete"]: return
     asked, settings = facts.asked or (), latest.project.settings
-    latest._record["seen"] = witness.seen(witness.current, latest.project.root) | {"facts": {k: vars(settings)[k] for k in sorted(asked)}}
+    seen = witness.seen(witness.current, latest.project.root) | {"facts": {k: vars(settings)[k] for k in sorted(asked)}}
+    latest._record = concealed(latest._record | {"seen": seen}, here())
     latest.run.write_stage(latest.name, latest._record)
 
 # %% ../../notebooks/lib/run/05_stage.ipynb #stage-fn
