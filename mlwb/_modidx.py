@@ -828,7 +828,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlwb.run.engine.Engine.execute_managed_notebook': ( 'lib/run/engine.html#engine.execute_managed_notebook',
                                                                                       'mlwb/run/engine.py'),
                                  'mlwb.run.engine._join': ('lib/run/engine.html#_join', 'mlwb/run/engine.py'),
-                                 'mlwb.run.engine._seldom': ('lib/run/engine.html#_seldom', 'mlwb/run/engine.py'),
                                  'mlwb.run.engine.failure': ('lib/run/engine.html#failure', 'mlwb/run/engine.py'),
                                  'mlwb.run.engine.transport': ('lib/run/engine.html#transport', 'mlwb/run/engine.py')},
             'mlwb.run.execute': { 'mlwb.run.execute.State': ('lib/run/execute.html#state', 'mlwb/run/execute.py'),

@@ -82,14 +82,6 @@ def transport():  # a traitlets Config
     with tempfile.TemporaryDirectory(prefix="mlwb-") as folder:
         yield Config(ConnectionFileMixin={"transport": "ipc", "ip": f"{folder}/k"})
 
-# %% ../../notebooks/lib/run/09_engine.ipynb #seldom
-def _seldom(nb_man, seconds=1):
-    real = nb_man.save
-    def save(**fields):
-        nb_man.nb = fields.get("nb", nb_man.nb)
-        if (nb_man.now() - nb_man.last_save_time).total_seconds() > seconds: real()
-    nb_man.save = save
-
 # %% ../../notebooks/lib/run/09_engine.ipynb #execute
 class Engine(NBClientEngine):
     "papermill's engine `mlwb`: honest states, a chosen folder and environment for the kernel."
@@ -113,7 +105,6 @@ class Engine(NBClientEngine):
     ):
         "Run the cells; afterwards the notebook's metadata says under `mlwb` what became of each."
         if on_open: on_open(nb_man.nb)
-        _seldom(nb_man)
         with nullcontext(Config()) if km else transport() as config:
             client = Client(nb_man, on_cell, before, after, mask, km=km, config=config, timeout=execution_timeout, startup_timeout=start_timeout,
                             kernel_name=kernel_name, log_output=log_output, stdout_file=stdout_file, stderr_file=stderr_file, shutdown_kernel="immediate")
