@@ -299,9 +299,10 @@ LONG = "import subprocess, sys, time\ncode = 'import time; time.sleep(600)'\n" \
 class TestOrphans:
     def test_what_a_stage_has_started_ends_with_it(self, tiny):
         tiny.stage("a", LONG + "stage.save(a=n)")
-        tiny.stage("b", "import subprocess, sys, time\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
-                        "end = time.time() + 30\nwhile not (stage.run.path / 'stages' / 'a.json').exists() and time.time() < end: time.sleep(.05)\ntime.sleep(1)\n"
-                        "stage.save(b=child.poll())")
+        other = "import subprocess, sys, time\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n" \
+                "done, end = stage.run.path / 'stages' / 'a.json', time.time() + 30\nwhile not done.exists() and time.time() < end: time.sleep(.05)\n" \
+                "time.sleep(1)\nstage.save(b=child.poll())"
+        tiny.stage("b", other)
         run = tiny.run(workers=2)
         assert set(statuses(run).values()) == {"ok"} and load_artifact(run, "b") is None  # one that another kernel has started lives on
         until(lambda: not [p for p in ours(tiny) if p.pid != os.getpid()], 10)
