@@ -112,7 +112,7 @@ def _dry(project, asked, as_json):
     if as_json: _print_json({"runs": plans})
     else: print_dry(plans)
 
-# %% ../notebooks/lib/90_cli.ipynb #run-work
+# %% ../notebooks/lib/90_cli.ipynb #run-stop
 def _stop_as_ctrl_c():
     "cron, CI and a terminal that closes stop a run as Ctrl-C does: its kernels end, and the record says so; `nohup` goes on."
     shown = [fd for fd in (1, 2) if os.isatty(fd)]
@@ -126,6 +126,7 @@ def _nothing(project):
     from mlwb.run.record import find_run
     return f"Nothing has failed in {find_run(project).name}: there is nothing to go on with."
 
+# %% ../notebooks/lib/90_cli.ipynb #run-work
 def _run(project, asked, as_json):
     from mlwb.run.runner import run_pipeline
     from mlwb.run.terminal import Progress
