@@ -332,3 +332,14 @@ class TestOrphans:
         tiny.stage("a", "stage.save(a=n)")
         assert statuses(tiny.run())["a"] == "ok"
         until(lambda: not [p for p in ours(tiny) if p.pid != os.getpid()], 10)
+
+    def test_where_nothing_can_be_forked(self, tiny, monkeypatch):
+        from mlwb.run.kernels import Kernels
+        real = Kernels.start
+        def start(self, preload=()):
+            self.odd = "for the test"
+            return real(self, preload)
+        monkeypatch.setattr(Kernels, "start", start)
+        tiny.stage("a", LONG + "stage.save(a=n)")
+        assert statuses(tiny.run())["a"] == "ok"
+        until(lambda: not [p for p in ours(tiny) if p.pid != os.getpid()], 10)
