@@ -36,32 +36,39 @@ def _options(
     _debug = debug or bool(os.environ.get("MLWB_DEBUG"))
 
 # %% ../notebooks/lib/90_cli.ipynb #entry
+_told = False  # whether the one document of --json is out
+
 def main():
     "The entry point of the command `mlwb`: 0 done, 1 failed, 2 bad usage or input, 3 a gate said no."
-    try: code = app(standalone_mode=False)
+    if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="replace")  # a lone surrogate can't be written
+    try:
+        code = app(standalone_mode=False)
+        if code == 130: raise KeyboardInterrupt  # which newer versions of typer turn into a number
     except MlwbError as e: code = _fail(e, e.exit_code)
-    except (KeyboardInterrupt, typer.Abort): code = 130
+    except (KeyboardInterrupt, typer.Abort): code = _fail("Interrupted.", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 1
     except OSError as e: code = _fail(InputError(f"{e.strerror or e}: {e.filename}" if e.filename else str(e)), 2)
-    except Exception as e:
-        if not hasattr(e, "show"): raise  # not one of click's usage errors, whose class depends on typer's version
-        e.show()
-        code = 2
+    except Exception as e: code = _fail(e, 2 if hasattr(e, "show") else 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 def _fail(e, code):
-    if _debug:
+    usage, unforeseen = hasattr(e, "show"), isinstance(e, Exception) and not isinstance(e, MlwbError)  # click's errors change with typer's version
+    if usage: e.show()
+    elif isinstance(e, Exception) and (_debug or unforeseen):
         import traceback
         traceback.print_exception(e)
-    else: print(f"Error: {e}", file=sys.stderr)
-    if "--json" in sys.argv[1:]: _print_json({"status": "failed", "error": str(e)})
+    else: print(f"Error: {e}" if isinstance(e, Exception) else e, file=sys.stderr)
+    text = e.format_message() if usage else f"{type(e).__name__}: {e}" if unforeseen else str(e)
+    if "--json" in sys.argv[1:] and not _told: _print_json({"status": "failed", "error": text})
     return code
 
 def _print_json(document):
+    global _told
     from mlwb.core.results import plain
-    print(json.dumps(plain(document), ensure_ascii=False, indent=1, allow_nan=False))
+    text, _told = json.dumps(plain(document), ensure_ascii=False, indent=1, allow_nan=False), True
+    print(text)
 
 # %% ../notebooks/lib/90_cli.ipynb #run
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -84,6 +91,7 @@ def run(
 ):
     "Run the lifecycle: every stage notebook of the project that has something to do, in the order of what they need."
     from mlwb.run.plan import Asked
+    _stop_as_ctrl_c()
     project = _project()
     asked = Asked(env, tuple(param), {}, tuple(grid), only, start, until, force, failed, wait, workers)
     if dry: return _dry(project, asked, as_json)
@@ -100,14 +108,28 @@ def _dry(project, asked, as_json):
     from mlwb.run.outcome import dry_run
     from mlwb.run.terminal import print_dry
     plans = dry_run(project, asked)
+    if not plans and not as_json: return print(_nothing(project))
     if as_json: _print_json({"runs": plans})
     else: print_dry(plans)
+
+# %% ../notebooks/lib/90_cli.ipynb #run-stop
+def _stop_as_ctrl_c():
+    "cron, CI and a terminal that closes stop a run as Ctrl-C does: its kernels end, and the record says so; `nohup` goes on."
+    shown = [fd for fd in (1, 2) if os.isatty(fd)]
+    def gone(*_):
+        for fd in shown: os.dup2(os.open(os.devnull, os.O_WRONLY), fd)  # nobody reads there any more, and writing is an error
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL: signal.signal(signal.SIGHUP, gone)
+
+def _nothing(project):
+    from mlwb.run.record import find_run
+    return f"Nothing has failed in {find_run(project).name}: there is nothing to go on with."
 
 # %% ../notebooks/lib/90_cli.ipynb #run-work
 def _run(project, asked, as_json):
     from mlwb.run.runner import run_pipeline
     from mlwb.run.terminal import Progress
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cron and CI stop a run as Ctrl-C does: its kernels end, and the record says so
     progress = Progress()
     try: runs = run_pipeline(project, asked, progress)
     except BaseException:  # a job that was stopped from outside has failed as well
@@ -117,13 +139,14 @@ def _run(project, asked, as_json):
     from mlwb.run.outcome import document, exit_code
     from mlwb.run.record import find_run
     if not runs:
-        if not as_json: print(f"Nothing has failed in {find_run(project).name}: there is nothing to go on with.")
+        if not as_json: print(_nothing(project))
         else: _print_json(document(find_run(project), _report(find_run(project))))
         return 0
     reports = [_report(r) for r in runs]
     _notify(project, runs, reports)
+    code = max(map(exit_code, runs), key=[0, 3, 2, 1].index)
     _account(runs, reports, as_json)
-    return max(map(exit_code, runs), key=[0, 3, 2, 1].index)
+    return code
 
 def _notify(project, runs, reports):
     if not runs or sys.stderr.isatty(): return  # somebody is looking

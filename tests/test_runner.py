@@ -255,7 +255,7 @@ class TestFailures:
 
     def test_a_killed_kernel_is_tried_again_and_named(self, tiny):
         tiny.settings("\n[run]\nretries = died 0\n")
-        tiny.stage("a", "import os; print('before', flush=True); os.kill(os.getpid(), 9)", "stage.save(a=n)")
+        tiny.stage("a", "import os, time; print('before', flush=True); time.sleep(.5); os.kill(os.getpid(), 9)", "stage.save(a=n)")
         run = tiny.run()
         assert statuses(run)["a"] == "killed" and error(run, "a")["signal"] == "SIGKILL" and error(run, "a")["class"] in ("died", "memory")
         assert error(run, "a")["cell"] == 2 and error(run, "a")["output"] == ["before"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core.errors import InputError
 from ..core.messages import Message, msg, say
 from ..core.workspace import Project
-from .artifacts import spoiled
+from .artifacts import lost
 from .declare import Declaration, _source, _tree, read_notebook
 from .record import Run, list_runs
 from .places import installed, now
@@ -156,7 +156,7 @@ class Cache:
         for run, entry, left in self.past(stage.name):
             changes = compare(entry["trace"], components, present, left, stage.writes)
             if not changes:
-                if not (bad := spoiled(run, entry["outputs"])): return Found(run, entry)
+                if not (bad := lost(run, entry)): return Found(run, entry)
                 changes = [Change(f"output:{name}", "", None) for name in bad]
             if nearest is None or len(changes) < len(nearest): nearest = changes
         return Found(because=[msg("it has not run before")] if nearest is None else [c.message() for c in nearest])

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from ..core.errors import InputError
 from ..core.messages import msg
 from ..core.workspace import Project
-from .artifacts import spoiled
+from .artifacts import lost
 from .cache import Cache, Found, Present, compare, known
 from .declare import Declaration
 from .execute import State
@@ -41,7 +41,7 @@ class Job:
     def open(self) -> bool: return self.state is None
     def inputs(self) -> dict:
         made = {n: e["digest"] for p in self.parents for n, e in p.state.outputs.items()}
-        return {n: made[n] for n in self.stage.needs}
+        return {n: made.get(n, "") for n in self.stage.needs}  # a stage that is taken as it was may not have made it yet
 
 class Reads:
     "The states of what lies outside, as a run finds it; each is looked at once until somebody writes it."
@@ -60,6 +60,7 @@ class Decider:
     "Says of a job whose parents are decided what is to become of it."
     def __init__(self, project: Project, force: bool = False):
         self.project, self.force, self.cache, self.present, self.reads = project, force, Cache(project), Present(project), Reads(project)
+        self._earlier = {}
 
     def decide(self, job: Job) -> State | Found:  # a state where it needs no execution
         for p in job.parents:
@@ -72,13 +73,26 @@ class Decider:
 
 # %% ../../notebooks/lib/run/13_decide.ipynb #check
 @patch
+def earlier(self: Decider, stage: str) -> tuple | None:  # see `Cache.past`
+    "The newest execution of a stage that can be taken as it is."
+    if stage not in self._earlier: self._earlier[stage] = next((x for x in self.cache.past(stage) if not lost(*x[:2])), None)
+    return self._earlier[stage]
+
+@patch
 def check(self: Decider, plan):
     "InputError where a stage is to run on what nobody has made yet."
+    by_name = {d.name: d for d in plan.stages}
     for d in plan.stages:
-        missing = [p for p in sorted(plan.parents[d.name]) if plan.scope[p] == "take" and not self.cache.past(p)]
-        if plan.scope[d.name] == "run" and missing:
+        if plan.scope[d.name] != "run": continue
+        taken = {p: self.earlier(p) for p in sorted(plan.parents[d.name]) if plan.scope[p] == "take"}
+        if missing := [p for p, found in taken.items() if not found]:
             raise InputError(f"The stage {d.name!r} is to run on what {', '.join(missing)} has made, and no run has made that yet. "
                              f"Run those first: mlwb run --until {d.name}")
+        for p, (run, entry, _) in taken.items():
+            lacking = [n for n in d.needs if n in by_name[p].produces and n not in entry["outputs"]]
+            if lacking and not entry.get("rejected"):
+                raise InputError(f"The stage {d.name!r} needs {', '.join(map(repr, lacking))} of the stage {p!r}, whose result in the run {run.name} is "
+                                 f"older than that. Run {p!r} first: mlwb run --until {d.name}")
 
 # %% ../../notebooks/lib/run/13_decide.ipynb #without
 def _without(job, parent):
@@ -93,19 +107,19 @@ def kept(self: Decider, job: Job, run: Run, entry: dict) -> State | None:
     "What a run had finished before it was stopped stays as it was, unless the stage itself has changed since."
     if any(p.state.status not in ("ok", "cached") for p in job.parents): return None
     components = known(job.stage, job.values, job.inputs(), dict.fromkeys(job.stage.reads))
-    if compare(entry["trace"], components, self.present, {}, ignore=("read",)) or spoiled(run, entry["outputs"]): return None
+    if compare(entry["trace"], components, self.present, {}, ignore=("read",)) or lost(run, entry): return None
     fields = {k: v for k, v in entry.items() if k in State.__dataclass_fields__}
     return State(**fields | {"reason": [msg("finished before the run was stopped")]})
 
 @patch
 def _taken(self: Decider, job):
-    for run, entry, left in self.cache.past(job.stage.name):
-        if spoiled(run, entry["outputs"]): continue
-        components = known(job.stage, job.values, job.inputs(), self.reads.of(job.stage.reads, job.run))
-        changes = compare(entry["trace"], components, self.present, left, job.stage.writes)
-        why = [msg("taken from {run} as it is, though:", run=run.name), *(c.message() for c in changes)] if changes else []
-        return cached(run, entry, why)
-    return State(job.stage.name, reason=[msg("it was not asked for, and no earlier run has made it")], asked=False)
+    if not (found := self.earlier(job.stage.name)):
+        return State(job.stage.name, reason=[msg("it was not asked for, and no earlier run has made it")], asked=False)
+    run, entry, left = found
+    components = known(job.stage, job.values, job.inputs(), self.reads.of(job.stage.reads, job.run))
+    changes = compare(entry["trace"], components, self.present, left, job.stage.writes)
+    why = [msg("taken from {run} as it is, though:", run=run.name), *(c.message() for c in changes)] if changes else []
+    return cached(run, entry, why)
 
 def cached(
     run: Run,      # that made it

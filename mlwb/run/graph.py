@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError, UsageError, suggest, unknown
+from ..core.workspace import slug
 from .declare import Declaration, declaration
 from .parameter import Parameter
 from .values import Unfit, split, to_source, unquote
 
 # %% ../../notebooks/lib/run/01_graph.ipynb #read-stages
+def _apart(kind, names):
+    files = {}
+    for n in names:
+        other = files.setdefault(slug(n).casefold(), n)
+        if other != n: raise InputError(f"The {kind} {other!r} and {n!r} would be kept in the same file, {slug(n)}. Rename one.")
+
 def read_stages(
     folder: Path,  # notebooks/stages of a project
 ) -> list[Declaration]:  # in the order of execution
@@ -30,6 +37,7 @@ def read_stages(
     for d in stages:
         if d.name in by_name: raise InputError(f"{d.path.name} and {by_name[d.name].path.name} both declare the stage {d.name!r}. Rename one.")
         by_name[d.name] = d
+    _apart("stages", by_name)
     return order(stages)
 
 # %% ../../notebooks/lib/run/01_graph.ipynb #parents
@@ -39,6 +47,7 @@ def makers(
     "Which stage produces which artifact."
     made = {}
     for d in stages:
+        _apart(f"artifacts of {d.name}", d.produces)
         for a in d.produces:
             if a in made: raise InputError(f"The stages {made[a]!r} and {d.name!r} both produce {a!r}. An artifact has one maker: rename one.")
             made[a] = d.name

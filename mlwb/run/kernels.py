@@ -6,7 +6,7 @@
 __all__ = ['Spawned', 'Forked', 'Nursery', 'Kernel', 'Kernels', 'sockets']
 
 # %% ../../notebooks/lib/run/08_kernels.ipynb #kernels-imports
-import hashlib, json, os, queue, secrets, shutil, signal, subprocess, sys, tempfile, threading, time
+import hashlib, json, os, queue, re, secrets, shutil, signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 from ..core.errors import MlwbError
@@ -161,8 +161,9 @@ def usage(self: Kernel) -> dict:  # {"cpu": seconds, "memory": bytes}
 @patch
 def log(self: Kernel) -> str:
     "What the process itself wrote, beside its cells: a crash, a library's complaint."
-    try: return (self.folder / "log").read_text(encoding="utf-8", errors="replace")
+    try: text = (self.folder / "log").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError: return ""
+    return re.sub(r"(?s)NOTE: When using the `ipython kernel` entry point.*?--existing [^\n]*\n?", "", text)  # what every kernel says
 
 @patch
 def close(self: Kernel, patience: float = 5):
@@ -183,13 +184,14 @@ class Kernels:
     "Starts kernels, and keeps some standing by."
     def __init__(self, env: dict, folder: Path, cores: int = 0, most: int = 4, place: Path | None = None):
         self.place = place or Path(tempfile.mkdtemp(prefix="mlwb-"))
-        self.env, self.folder, self.cores, self.most = {**os.environ, **env}, folder, cores or os.cpu_count() or 1, most
+        self.env, self.folder, self.cores, self.most = {**os.environ, **env, "MLWB_KERNELS": str(self.place)}, folder, cores or os.cpu_count() or 1, most
         self.standing, self._nursery, self.odd = {}, None, ""
         if not sys.platform.startswith("linux"): self.odd = f"kernels are not forked on {sys.platform}"
 
     def close(self):
         self.drop(set(self.standing))
         if self._nursery: self._nursery.close()
+        if self.odd or (self._nursery and self._nursery.process.returncode): _end_all(self.place)  # no nursery was there to do it
         shutil.rmtree(self.place, ignore_errors=True)
 
     def start(self, preload: tuple = ()) -> Kernel:
@@ -231,14 +233,24 @@ def drop(self: Kernels, names: set[str]):
 def sockets(
     root: Path,  # of a project, whose only runner this process is
 ) -> Path:
-    "A private folder for the files of its kernels, with a path that is short enough for sockets; what a killed runner has left there goes."
+    "A private folder for the files of its kernels, with a path that is short enough for sockets; what a killed runner has left goes, processes too."
     place = Path(tempfile.gettempdir()) / f"mlwb-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
     try: place.mkdir(mode=0o700)
     except FileExistsError:
         if place.is_symlink() or (hasattr(os, "getuid") and place.stat().st_uid != os.getuid()): return Path(tempfile.mkdtemp(prefix="mlwb-"))
+        _end_all(place)
         shutil.rmtree(place)
         place.mkdir(mode=0o700)
     return place
+
+def _end_all(place):
+    "Kill what a killed runner's kernels have started; each of them was born with the name of the folder in its environment."
+    import psutil
+    spared = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
+    for p in psutil.process_iter():
+        try:
+            if p.pid not in spared and p.environ().get("MLWB_KERNELS") == str(place): p.kill()
+        except psutil.Error: pass  # it has gone, or is another user's
 
 # %% ../../notebooks/lib/run/08_kernels.ipynb #connection
 def _connection(file, place):

@@ -31,6 +31,7 @@ def become(
     if "" not in sys.path: sys.path.insert(next((i for i, p in enumerate(sys.path) if p.endswith("-packages")), 0), "")  # as in any kernel
     witness.current = witness.Witness(order["preload"], order["log"] + ".seen").listen()
     _hide(app.shell, witness.__file__)
+    _mend(app)
     app.start()
 
 # %% ../../notebooks/lib/run/07_nursery.ipynb #hide
@@ -56,6 +57,16 @@ def _load(name):
     try: slim_import(name)
     except Exception as e: print(f"{name} was not loaded beforehand: {type(e).__name__}: {e}", file=sys.stderr)  # the stage will say it, if it needs it
 
+# %% ../../notebooks/lib/run/07_nursery.ipynb #mend
+def _mend(app):
+    "Two habits of Jupyter's kernel that a run can't use: to end by halves, and to lose a message."
+    def end(*_): raise SystemExit("the notebook ended its kernel with quit() or exit(). A stage ends with its last cell: take that out, or raise an error")
+    real, app.shell.ask_exit = app.session.pack, end
+    def pack(content):
+        try: return real(content)
+        except UnicodeEncodeError: return json.dumps(content, default=str, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    app.session.pack = pack
+
 # %% ../../notebooks/lib/run/07_nursery.ipynb #fork
 def _fork(order, parent):
     heard, ready = os.pipe()
@@ -70,6 +81,7 @@ def _fork(order, parent):
         os.setsid()
         os.close(heard), os.close(ready)
         _die_with(parent)
+        _adopt()
         for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD): signal.signal(s, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         become(order)
@@ -81,10 +93,15 @@ def _fork(order, parent):
         sys.stderr.flush()
         os._exit(code)
 
+def _prctl(option, value):
+    import ctypes
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+def _adopt(): _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphaned descendants become children of this process
+
 def _die_with(parent):
     "Ask Linux to kill this process when its parent has died."
-    import ctypes
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent: os._exit(1)  # it has died already
 
 # %% ../../notebooks/lib/run/07_nursery.ipynb #serve
@@ -97,6 +114,7 @@ def serve():
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    _adopt()
     gc.freeze()
     _tell({"ready": me})
     while True:
@@ -114,26 +132,42 @@ def serve():
             _tell({"started": pid})
 
 # %% ../../notebooks/lib/run/07_nursery.ipynb #bury
-def _tell(what): os.write(1, json.dumps(what).encode() + b"\n")
+def _tell(what):
+    try: os.write(1, json.dumps(what).encode() + b"\n")
+    except BrokenPipeError: pass  # the runner is gone; the end of the orders says so next
 
 def _bury(children):
-    while children:
-        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if ended is None: return
-        _sweep(ended.si_pid)  # what the kernel has started; its number is its own until it is waited for
-        pid, status, usage = os.wait4(ended.si_pid, 0)
-        children.pop(pid, None)
+    while (ended := _ended()) is not None:
+        if ended in children: _sweep(ended)  # what the kernel has started; its number is its own until it is waited for
+        pid, status, usage = os.wait4(ended, 0)
+        if children.pop(pid, None) is None: continue
         _tell({"ended": pid, "code": os.waitstatus_to_exitcode(status), "cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss * 1024})
+    for pid in _adopted(children): _sweep(pid, alone=True)  # their own children come next, when these have ended
 
-def _sweep(pid):
-    try: os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError): pass  # nobody is left
+def _ended():
+    try: found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError: return None
+    return found and found.si_pid
+
+def _adopted(children):
+    me = os.getpid()
+    try:
+        with open(f"/proc/{me}/task/{me}/children") as f: return {int(p) for p in f.read().split()} - set(children)
+    except FileNotFoundError: return set()  # a kernel of Linux without this list
+
+def _sweep(pid, alone=False):
+    try: (os.kill if alone else os.killpg)(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError): pass  # nobody is left, or somebody that has become another user
 
 def _leave(children):
     "The runner is gone: kernels go, and the folders that it would have taken away."
     import shutil
     for pid in children: _sweep(pid)
-    for folder in children.values(): shutil.rmtree(folder, ignore_errors=True)
+    end, folders = time.monotonic() + 3, list(children.values())
+    while (children or _adopted(children)) and time.monotonic() < end:
+        _bury(children)
+        time.sleep(.005)
+    for folder in folders: shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../notebooks/lib/run/07_nursery.ipynb #main
 COMMAND = "from mlwb.run import nursery; nursery.serve()"                                # for python -c

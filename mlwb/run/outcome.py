@@ -60,10 +60,12 @@ def exit_code(
 def dry_run(
     project: Project,
     asked: Asked = Asked(),  # noqa: B008 (frozen)
-) -> list[dict]:  # of each run: {"given", "stages": [{"name", "would": run, cached, keep, depends or leave, "reason"}]}
+) -> list[dict]:  # of each run: {"given", "stages": [{"name", "would": run, cached, keep, depends or leave, "reason"}]}; [] where nothing has failed
     "What `mlwb run` would do with each stage, and why."
-    former = (unfinished(project) or []) if asked.failed else []
-    plan, decider, out = make_plan(project, asked, former), Decider(project, asked.force), []
+    asked.check()
+    former = unfinished(project) if asked.failed else None
+    if former == []: return []
+    plan, decider, out = make_plan(project, asked, former or ()), Decider(project, asked.force), []
     decider.check(plan)
     for i, (given, values) in enumerate(plan.combinations):
         kept = {s["name"]: s for s in former[i].record()["stages"] if s["status"] in ("ok", "cached") and s["trace"]} if former else {}

@@ -6,7 +6,7 @@
 __all__ = ['Asked', 'Plan', 'unfinished', 'make_plan', 'texts', 'imports_of', 'hints', 'secrets_of']
 
 # %% ../../notebooks/lib/run/12_plan.ipynb #plan-imports
-import ast, json, os, re, sys
+import ast, json, math, os, re, sys
 from dataclasses import dataclass, field
 from importlib.resources import files
 
@@ -33,6 +33,14 @@ class Asked:
     failed: bool = False   # go on with the latest run where it was stopped
     wait: float = 0        # seconds to wait for another runner
     workers: int = 0       # stages side by side; 0: by the policy
+
+    def check(self):
+        "UsageError for what does not go together, or does not exist."
+        if not 0 <= self.wait < math.inf: raise UsageError(f"--wait takes a number of seconds from 0 on, not {self.wait:g}. For an hour: --wait 3600")
+        more = {"--env": self.env, "--grid": self.grid, "--only": self.only, "--from": self.start, "--until": self.until, "--force": self.force}
+        if self.failed and (also := [option for option, v in more.items() if v]):
+            raise UsageError(f"--failed goes on with what the latest run was asked to do; {', '.join(also)} can't change that. "
+                             "Leave it out, or begin a new run without --failed: what is unchanged is taken over.")
 
 @dataclass(frozen=True)
 class Plan:
@@ -77,6 +85,7 @@ def make_plan(
     former: list[Run] = (),  # runs to go on with
 ) -> Plan:
     "Check what was asked for; UsageError or InputError says what is wrong with it."
+    asked.check()
     stages, settings = read_stages(project.stages), project.settings
     check_defaults(stages)
     overlays = {n: {k: v for k, v in s.items() if not is_policy(k)} for n, s in settings.overlays.items() if n}

@@ -7,7 +7,7 @@ __all__ = ['MARK', 'console', 'Progress', 'show_errors', 'runs_document', 'print
            'print_collected']
 
 # %% ../../notebooks/lib/run/17_terminal.ipynb #terminal-imports
-import sys, time
+import datetime, sys, time
 
 from fastcore.basics import patch
 
@@ -126,6 +126,8 @@ def print_runs(project: Project):
 def show_document(run: Run) -> dict:
     "One run: the `--json` form of `mlwb show`."
     d = run.record()
+    for s in d["stages"]:
+        if s["status"] == "running": s["seconds"] = round(time.time() - datetime.datetime.fromisoformat(s["started"]).timestamp(), 3)  # so far
     stages = [{**{k: s[k] for k in ("name", "status", "seconds", "cpu", "memory", "attempt", "kernel", "of", "cells")}, "reason": because(s["reason"]),
                "verdict": say(s["verdict"]), "error": s["error"]} for s in d["stages"]]
     return {"run": run.name, "status": d["status"], "started": d["started"], "seconds": d.get("seconds"), "given": d.get("given", []), "stages": stages,

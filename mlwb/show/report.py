@@ -200,7 +200,7 @@ def write_report(
     language: str | None = None,  # default: the project's
 ) -> Path:  # reports/RUN.html
     "Write the report of a run, and the index of all reports."
-    path = publish(run.project.reports / f"{run.name}.html", render(run, language))
+    path = publish(run.project.reports / f"{run.name}.html", render(run, language).encode("utf-8", "replace"))
     write_index(run.project)
     return path
 
