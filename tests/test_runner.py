@@ -27,7 +27,7 @@ class Tiny:
     """A project of tiny stages: `p.stage("a", "a.save(x=n)")` writes one, `p.run()` runs all."""
 
     def __init__(self, root: Path):
-        self.root = root
+        self.root, self.processes = root, []
         self.settings("")
         publish(root / "data.csv", "y\n1\n0\n")
         publish(root / "acquisition.yaml", "source: data.csv\n")
@@ -62,7 +62,11 @@ class Tiny:
 
 
 @pytest.fixture
-def tiny(tmp_path): return Tiny(tmp_path.resolve())
+def tiny(tmp_path):
+    project = Tiny(tmp_path.resolve())
+    yield project
+    for process in project.processes:  # of a test that has failed
+        if process.poll() is None: process.kill()
 
 
 def statuses(run): return {s["name"]: s["status"] for s in run.record()["stages"]}
@@ -440,11 +444,12 @@ run_pipeline(Project(Path(sys.argv[1])), Asked())"""
 def started(tiny, *more):
     """A run in a process of its own, once its first stage is at work."""
     process = subprocess.Popen([sys.executable, "-c", RUN, str(tiny.root), *more], start_new_session=True, stderr=subprocess.PIPE)
+    tiny.processes.append(process)
     until(lambda: list_runs(tiny.project) and any(e["event"] == "cell" and e["cell"] == 2 for e in list_runs(tiny.project)[0].events()))
     return process, list_runs(tiny.project)[0]
 
 
-def until(true, seconds=30):
+def until(true, seconds=120):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
