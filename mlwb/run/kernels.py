@@ -212,10 +212,6 @@ class Kernels:
             if busy + self.loading() >= self.cores or len(self.standing) >= self.most: return
             if name not in self.standing: self.standing[name] = self.start(preload)
 
-    def loading(self, but: str = "") -> int:
-        "How many of those that stand by are still loading, without that of one stage."
-        return sum(k.alive and not k.ready for n, k in self.standing.items() if n != but)
-
     def take(self, name: str, preload: tuple) -> tuple[Kernel, str]:  # the kernel; warm or cold
         "The kernel that stands by for a stage, else a new one."
         kernel = self.standing.pop(name, None)
@@ -224,6 +220,11 @@ class Kernels:
         return self.start(preload), "cold"
 
 # %% ../../notebooks/lib/run/08_kernels.ipynb #house-end
+@patch
+def loading(self: Kernels, but: str = "") -> int:
+    "How many of those that stand by are still loading, without that of one stage."
+    return sum(k.alive and not k.ready for n, k in self.standing.items() if n != but)
+
 @patch
 def drop(self: Kernels, names: set[str]):
     "Stages that will not run after all."

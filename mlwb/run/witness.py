@@ -143,6 +143,7 @@ def _stats(self):
         if real in able: able.add(stat)
     os.stat = stat
 
+# %% ../../notebooks/lib/run/04_witness.ipynb #variables
 def _variables(self):
     kind = type(os.environ)
     one, every = kind.__getitem__, kind.__iter__
