@@ -135,7 +135,7 @@ def gaps(run) -> dict[str, list[float]]:
     return {"end → first cell begins": [seconds_between(a["end"], b["first"]) for a, b in pairs],
             "end → first cell done": [seconds_between(a["end"], b["imported"]) for a, b in pairs],
             "last cell → first cell done": [seconds_between(a["last"], b["imported"]) for a, b in pairs],
-            "first stage: run begins → first cell done": [seconds_between(run.events(1)[0]["at"], at[0]["imported"])],
+            "first stage: run begins → first cell done": [seconds_between(run.events()[0]["at"], at[0]["imported"])],
             "warm": [b["kernel"] == "warm" for _, b in pairs]}
 
 

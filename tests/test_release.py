@@ -299,3 +299,14 @@ def test_batch_predictions_repeat(world):
     pd.testing.assert_frame_equal(a, b)
     np.testing.assert_array_equal(a.score, world.good.score(rows))
     assert list(a) == ["row", "score", "prediction"] and a.attrs["version"] == "1" and (a.prediction == (a.score >= .5)).all()
+
+
+def test_several_processes_that_use_the_database_first(tmp_path):
+    """papermill's and MLflow's users know it as `table experiments already exists`."""
+    publish(tmp_path / "settings.ini", "[workbench]\nname = first\ntarget = y\nsource = data.csv\n")
+    code = "import sys; from pathlib import Path; from mlwb.core.tracking import client, experiment; from mlwb.core.workspace import Project\n" \
+           "project = Project(Path(sys.argv[1])); print(experiment(project), [e.name for e in client(project).search_experiments()])"
+    started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [p.communicate(timeout=300) for p in started]
+    assert [p.returncode for p in started] == [0] * 4, said
+    assert len({out for out, _ in said}) == 1 and "'first'" in said[0][0]

@@ -124,13 +124,14 @@ class Kernel:
     @property
     def alive(self) -> bool: return self.process.poll() is None
     @property
-    def ready(self) -> bool: return (self.folder / "k-1").exists() or sys.platform == "win32"  # it has opened its sockets
+    def ready(self) -> bool: return all((self.folder / f"k-{i}").exists() for i in range(1, 6)) or sys.platform == "win32"  # it has opened its sockets
     async def is_alive(self): return self.alive
     async def shutdown_kernel(self, now=True, restart=False): self.kill()
     async def cleanup_resources(self, restart=False): pass
     async def interrupt_kernel(self): self.signal(signal.SIGINT)
 
     def client(self):
+        while self.alive and not self.ready: time.sleep(.005)  # who connects too early tries again only after a tenth of a second
         client = _client_class()(connection_file=str(self.folder / "kernel.json"))
         client.load_connection_file()
         client.kernel = self
