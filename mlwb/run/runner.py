@@ -62,7 +62,7 @@ class Pipeline:
         "Do all jobs."
         try:
             while self.left:
-                moved = any([self._step(j) for j in sorted(self.left, key=lambda j: -j.weight) if j not in self.working])
+                moved = any([self._step(j) for j in sorted(self.left, key=lambda j: not j.weight) if j not in self.working])
                 self._stand_by()
                 if self.working: self._await(0 if moved else .2)
                 elif not moved: time.sleep(max(.01, min((j.due for j in self.left), default=0) - time.monotonic()))
