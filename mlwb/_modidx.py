@@ -131,6 +131,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlwb.core.states.source_kind': ('lib/core/states.html#source_kind', 'mlwb/core/states.py'),
                                   'mlwb.core.states.state': ('lib/core/states.html#state', 'mlwb/core/states.py')},
             'mlwb.core.tracking': { 'mlwb.core.tracking._lock': ('lib/core/tracking.html#_lock', 'mlwb/core/tracking.py'),
+                                    'mlwb.core.tracking._make': ('lib/core/tracking.html#_make', 'mlwb/core/tracking.py'),
                                     'mlwb.core.tracking.client': ('lib/core/tracking.html#client', 'mlwb/core/tracking.py'),
                                     'mlwb.core.tracking.experiment': ('lib/core/tracking.html#experiment', 'mlwb/core/tracking.py'),
                                     'mlwb.core.tracking.tracking_uri': ('lib/core/tracking.html#tracking_uri', 'mlwb/core/tracking.py')},

@@ -1,9 +1,11 @@
 """Approval and registry: nothing is released that is not better beyond chance, nothing is loaded that was tampered with."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -301,12 +303,33 @@ def test_batch_predictions_repeat(world):
     assert list(a) == ["row", "score", "prediction"] and a.attrs["version"] == "1" and (a.prediction == (a.score >= .5)).all()
 
 
+FIRST = "import sys; from pathlib import Path; from mlwb.core.tracking import client, experiment; from mlwb.core.workspace import Project\n" \
+        "project = Project(Path(sys.argv[1])); print(experiment(project), [e.name for e in client(project).search_experiments()])"
+
+
+def first_use(root):
+    publish(root / "settings.ini", "[workbench]\nname = first\ntarget = y\nsource = data.csv\n")
+    return subprocess.Popen([sys.executable, "-c", FIRST, str(root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def test_several_processes_that_use_the_database_first(tmp_path):
     """papermill's and MLflow's users know it as `table experiments already exists`."""
-    publish(tmp_path / "settings.ini", "[workbench]\nname = first\ntarget = y\nsource = data.csv\n")
-    code = "import sys; from pathlib import Path; from mlwb.core.tracking import client, experiment; from mlwb.core.workspace import Project\n" \
-           "project = Project(Path(sys.argv[1])); print(experiment(project), [e.name for e in client(project).search_experiments()])"
-    started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    started = [first_use(tmp_path) for _ in range(4)]
     said = [p.communicate(timeout=300) for p in started]
     assert [p.returncode for p in started] == [0] * 4, said
     assert len({out for out, _ in said}) == 1 and "'first'" in said[0][0]
+
+
+@pytest.mark.parametrize("size", [1, 200_000, 400_000])
+def test_one_that_is_killed_while_it_makes_the_database(tmp_path, size):
+    """MLflow refuses a database in which some of its migrations were made, for ever."""
+    process = first_use(tmp_path)
+    def made(path):
+        try: return os.stat(path).st_size >= size
+        except FileNotFoundError: return False  # it has just got its name
+    while process.poll() is None and not any(made(p) for p in tmp_path.glob("workspace/**/mlflow.db")): time.sleep(.002)
+    process.kill()
+    process.communicate()
+    again = first_use(tmp_path)
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0 and "'first'" in out, err

@@ -6,7 +6,7 @@
 __all__ = ['tracking_uri', 'client', 'experiment']
 
 # %% ../../notebooks/lib/core/06_tracking.ipynb #tracking-imports
-import logging, os
+import logging, os, tempfile
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +20,16 @@ def tracking_uri(
     "The tracking server of a project: its setting, else MLFLOW_TRACKING_URI, else the embedded database."
     set_ = project.settings.tracking or os.environ.get("MLFLOW_TRACKING_URI", "")
     return set_ or f"sqlite:///{project.workspace / 'mlflow.db'}"
+
+# %% ../../notebooks/lib/core/06_tracking.ipynb #made
+def _make(path):
+    import shutil
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".tmp-"))
+    try:
+        SqlAlchemyStore(f"sqlite:///{folder / path.name}", (path.parent / "artifacts").as_uri()).engine.dispose()
+        os.replace(folder / path.name, path)
+    finally: shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../notebooks/lib/core/06_tracking.ipynb #client
 @cache
@@ -35,6 +45,7 @@ def client(
     import mlflow  # before the lock: nobody waits for another's imports
     with _lock(project.workspace / ".mlflow.lock"):
         try:
+            if uri == f"sqlite:///{(path := project.workspace / 'mlflow.db')}" and not path.exists(): _make(path)
             c = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
             experiment(project, c)
         except Exception as e:
