@@ -40,7 +40,8 @@ def clean_text(
     x,  # anything
 ) -> str:  # valid Unicode; half of a surrogate pair becomes U+FFFD
     "Text that can be written as UTF-8."
-    text = ".".join(map(str, x)) if isinstance(x, tuple) else str(x)
+    try: text = ".".join(map(str, x)) if isinstance(x, tuple) else str(x)
+    except Exception: text = f"<{type(x).__name__}>"  # whatever an object of somebody's class raises when it is to be written
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 def unique_names(

@@ -139,7 +139,7 @@ def _of_target(df, target, time, task, note):
         yield Anomaly(target, "unlabelled", k, "warning", msg("{n:,} rows have no label; they are kept and scored only", n=k))
     if n < 200: yield Anomaly(target, "few-rows", n, "warning", msg("only {n:,} rows have a label; every figure will be uncertain", n=n))
     if task == "classification":
-        counts = y.drop_nulls().value_counts(name="n")
+        counts = y.drop_nulls().alias("value").value_counts(name="n")
         rare = counts.filter(pl.col("n") < 10)
         if rare.height:
             yield Anomaly(target, "rare-class", int(rare["n"].sum()), "warning", msg("{k} classes have fewer than 10 rows", k=rare.height))

@@ -50,7 +50,7 @@ def as_target(
     task = task or infer_task(y)
     if task == "regression": return Target(name, task, y.cast(pl.Float64, strict=False).fill_nan(None).to_numpy().astype(float))
     labels = _as_text(y)
-    counts = labels.drop_nulls().value_counts(name="n").rows()
+    counts = labels.drop_nulls().alias("value").value_counts(name="n").rows()
     counts = sorted(counts, key=lambda r: (-r[1], r[0]))
     if len(counts) == 2:
         positive = next((r[0] for r in counts if r[0] in ("true", "1")), None) or min(counts, key=lambda r: (r[1], r[0]))[0]
