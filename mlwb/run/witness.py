@@ -156,7 +156,7 @@ def _variables(self):
     def __getitem__(environ, name):
         if self.on and isinstance(name, str) and not name.startswith("MLWB_") and (frame := asker()):
             copied = getattr(self._mine, "copied", None) == (id(frame), frame.f_lasti)  # the same instruction has just asked for all names
-            if frame.f_globals.get("__name__") == "mlwb.core.secrets" or not copied and _own(frame.f_globals, self): self.note("variable", name)
+            if not copied and (frame.f_globals.get("__name__") == "mlwb.core.secrets" or _own(frame.f_globals, self)): self.note("variable", name)
         return one(environ, name)
     def __iter__(environ):
         self._mine.copied = (id(frame), frame.f_lasti) if (frame := asker()) else None
