@@ -6,7 +6,7 @@
 __all__ = ['TREE', 'current', 'Witness', 'audit', 'listen', 'begin', 'seen']
 
 # %% ../../notebooks/lib/run/04_witness.ipynb #witness-imports
-import builtins, functools, importlib, json, os, shlex, sys, tempfile, threading, time
+import builtins, functools, importlib, json, os, re, shlex, sys, tempfile, threading, time
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -44,8 +44,9 @@ class Witness:
 # %% ../../notebooks/lib/run/04_witness.ipynb #events
 def _absolute(path, folder=None):
     if not isinstance(path, (str, bytes, os.PathLike)): return ""
-    try: return os.path.normpath(os.path.join(folder or os.getcwd(), os.fsdecode(path)))
+    try: found = os.path.normpath(os.path.join(folder or os.getcwd(), os.fsdecode(path)))
     except OSError: return ""  # the working directory is gone
+    return "" if re.search("[\0\ud800-\udc7f\udd00-\udfff]", found) else found  # no file can have such a name
 
 def _caller(depth=2):
     "The nearest frame that is not of the standard library."
@@ -136,8 +137,9 @@ def _stats(self):
             place = _absolute(path)
             if place.startswith(self.root) and place != f"{self.root}settings.ini" and not os.path.basename(place).startswith("<"):
                 self._mine.busy = True  # what a package asks for in vain is its own affair: a file of its own settings
-                if os.path.isfile(place) or place != os.getcwd() and _asks(self, _caller(2)): self.note("stat", place)
-                self._mine.busy = False
+                try:
+                    if os.path.isfile(place) or place != os.getcwd() and _asks(self, _caller(2)): self.note("stat", place)
+                finally: self._mine.busy = False  # even where a signal's handler raises
         return real(path, *args, **more)
     for able in (os.supports_fd, os.supports_dir_fd, os.supports_follow_symlinks):
         if real in able: able.add(stat)
@@ -154,7 +156,7 @@ def _variables(self):
     def __getitem__(environ, name):
         if self.on and isinstance(name, str) and not name.startswith("MLWB_") and (frame := asker()):
             copied = getattr(self._mine, "copied", None) == (id(frame), frame.f_lasti)  # the same instruction has just asked for all names
-            if frame.f_globals.get("__name__") == "mlwb.core.secrets" or not copied and _own(frame.f_globals, self): self.note("variable", name)
+            if not copied and (frame.f_globals.get("__name__") == "mlwb.core.secrets" or _own(frame.f_globals, self)): self.note("variable", name)
         return one(environ, name)
     def __iter__(environ):
         self._mine.copied = (id(frame), frame.f_lasti) if (frame := asker()) else None
