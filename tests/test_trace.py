@@ -136,6 +136,46 @@ CASES = {
         "import polars as pl\n" + READ.format("pl.read_parquet('../../x.parquet')['x'].sum()"),
         lambda p: parquet(p, 2),
         "x.parquet changed"),
+    "a notebook of helpers": (
+        lambda p: notebook(p, "VALUE = 1"),
+        "%run ./_helpers.ipynb\nstage.save(a=VALUE)",
+        lambda p: notebook(p, "VALUE = 2"),
+        "_helpers.ipynb changed"),
+    "compiled, in a folder that has a name": (
+        lambda p: [(p.root / "data").mkdir(exist_ok=True), parquet(p, 1, "data/x.parquet")],
+        "import polars as pl\nDATA = stage.project.root / 'data'\n" + READ.format("pl.read_parquet(DATA / 'x.parquet')['x'].sum()"),
+        lambda p: parquet(p, 2, "data/x.parquet"),
+        "x.parquet changed"),
+    "compiled, by a pattern": (
+        lambda p: parquet(p, 1),
+        "import polars as pl\n" + READ.format("pl.read_parquet('../../*.parquet')['x'].sum()"),
+        lambda p: parquet(p, 2, "y.parquet"),
+        "changed"),
+    "a path that is a parameter": (
+        lambda p: parquet(p, 1),
+        "import duckdb\nplace = '../../x.parquet'\nstage.save(a=duckdb.sql(f\"SELECT sum(x) FROM '{place}'\").fetchall()[0][0])",
+        lambda p: parquet(p, 2),
+        "x.parquet changed"),
+    "a file that it changes": (
+        lambda p: text(p, "x.txt", "1"),
+        "with open('../../x.txt', 'r+') as f: n = len(f.read()); f.write('0')\nstage.save(a=n)",
+        lambda p: text(p, "x.txt", "2222"),
+        "x.txt changed"),
+    "its own file, changed by somebody": (
+        None,
+        "open('../../out.txt', 'w').write(str(n))\nstage.save(a=n)",
+        lambda p: text(p, "out.txt", "2"),
+        "out.txt changed"),
+    "its own file, gone": (
+        None,
+        "open('../../out.txt', 'w').write(str(n))\nstage.save(a=n)",
+        lambda p: (p.root / "out.txt").unlink(),
+        "out.txt is gone"),
+    "settings before the stage": (
+        lambda p: helper(p, "from mlwb.core.workspace import find_project\nVALUE = find_project().settings.target\n"),
+        None,
+        lambda p: publish(p.root / "settings.ini", (p.root / "settings.ini").read_text().replace("target = y", "target = z")),
+        "target"),
     "SQLite": (
         lambda p: sqlite(p, 1),
         "import sqlite3\nfrom contextlib import closing\n"
@@ -160,9 +200,15 @@ CASES = {
 }
 
 
-def parquet(p, x):
+def parquet(p, x, name="x.parquet"):
     import pandas as pd
-    pd.DataFrame({"x": [x]}).to_parquet(p.root / "x.parquet")
+    pd.DataFrame({"x": [x]}).to_parquet(p.root / name)
+
+
+def notebook(p, source):
+    import nbformat
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    publish(p.root / "notebooks" / "stages" / "_helpers.ipynb", nbformat.writes(nb))
 
 
 def sqlite(p, x):
@@ -185,7 +231,7 @@ def test_what_was_read_is_noticed(tiny: Tiny, case, monkeypatch):  # noqa: F811
     monkeypatch.delenv("MY_REGION", raising=False)
     before, code, change, named = CASES[case]
     if before: before(tiny)
-    tiny.stage("a", code)
+    tiny.stage("a", code or "stage.save(a=helper.VALUE)", knobs="n: int = 1\n" + ("" if code else "import helper\n"))
     first = tiny.run()
     assert statuses(first) == {"a": "ok"}, first.record()["stages"][0]["error"]
     again = tiny.run()
@@ -241,3 +287,54 @@ def test_a_save_below_the_verdict_wants_another_verdict(tiny):  # noqa: F811
     nbformat.write(nb, path)
     run = tiny.run()
     assert statuses(run) == {"a": "failed"} and "without its verdict" in run.record()["stages"][0]["error"]["message"]
+
+
+QUIET = {  # what a stage may do without being executed again when nothing has changed
+    "writes a table and reads it": "import pandas as pd\npd.DataFrame({'x': [1]}).to_parquet('../../o.parquet')\n"
+                                   "stage.save(a=int(pd.read_parquet('../../o.parquet').x[0]))",
+    "keeps a result": "import polars as pl\np = stage.project.root / 'memo.parquet'\nif not p.exists(): pl.DataFrame({'x': [1]}).write_parquet(p)\n"
+                      "stage.save(a=pl.read_parquet(p)['x'][0])",
+    "sets a variable": "import os\nos.environ['MY_OWN'] = '1'; os.environ.setdefault('MY_OTHER', '2')\n"
+                       "stage.save(a=os.environ['MY_OWN'] + os.environ['MY_OTHER'])",
+    "asks for what the kernel sets": "import os\nstage.save(a=[os.environ.get(k) for k in ('OMP_NUM_THREADS', 'MPLBACKEND', 'PYTHONHASHSEED')])",
+    "writes a module": "open('made.py', 'w').write('X = 1')\nimport made\nstage.save(a=made.X)",
+    "works in a temporary folder": "import tempfile, os\nwith tempfile.TemporaryDirectory(dir=stage.project.root) as d:\n"
+                                   "    open(d + '/x', 'w').close(); n = len(os.listdir(d))\n"
+                                   "stage.save(a=n)",
+    "adds to a log": "import logging\nlogging.basicConfig(filename='../../log.txt', force=True); logging.warning('here'); stage.save(a=n)",
+    "replaces a file whole": "import os\nopen('../../t', 'w').write('1'); os.replace('../../t', '../../o.txt'); stage.save(a=open('../../o.txt').read())",
+    "hands functions to processes": "import os, pickle, importlib\nstage.save(a=pickle.loads(pickle.dumps(os.stat)) is os.stat and "
+                                    "pickle.loads(pickle.dumps(importlib.import_module)) is importlib.import_module)",
+    "asks odd things": "import os\nstage.save(a=[os.path.exists(x) for x in ('a\\0b', '\\ud800', b'x', 'x' * 5000)])",
+}
+
+
+@pytest.mark.parametrize("case", QUIET)
+def test_nothing_has_changed(tiny, case):  # noqa: F811
+    tiny.stage("a", QUIET[case])
+    tiny.stage("log", "import logging\nlogging.basicConfig(filename='../../log.txt', force=True); logging.warning('here too'); stage.save(log=n)", needs=["a"])
+    first = tiny.run()
+    assert set(statuses(first).values()) == {"ok"}, first.record()["stages"][0]["error"]
+    again = tiny.run()
+    assert set(statuses(again).values()) == {"cached"}, reasons(again)
+
+
+def test_what_another_run_has_written_is_written_again(tiny):  # noqa: F811
+    tiny.stage("a", "(stage.project.root / 'out.txt').write_text(str(n)); stage.save(a=n)")
+    tiny.stage("b", "stage.save(b=int((stage.project.root / 'out.txt').read_text()))", needs=["a"])
+    from mlwb.run.artifacts import load_artifact
+    for n in (1, 2, 1): assert load_artifact(tiny.run(given=(f"a.n={n}",)), "b") == n
+
+
+@pytest.mark.parametrize("one, two", [
+    ("pd.DataFrame({'x': [1, 2]}, index=[1, 2])", "pd.DataFrame({'x': [1, 2]}, index=[3, 4])"),
+    ("pd.DataFrame({'x': pd.Categorical(['a'], ['a', 'b'])})", "pd.DataFrame({'x': pd.Categorical(['a'], ['b', 'a'])})"),
+    ("pd.DataFrame({'x': [0.]})", "pd.DataFrame({'x': [-0.]})"), ("{'x': 1, 'y': 2}", "{'y': 2, 'x': 1}")])
+def test_all_of_an_output_counts(tiny, one, two):  # noqa: F811
+    tiny.stage("b", "stage.save(b=str(stage.load('a')))", needs=["a"], number=50)
+    tiny.stage("a", f"import pandas as pd\nstage.save(a={one})")
+    tiny.run()
+    tiny.stage("a", f"import pandas as pd\nstage.save(a={two})")
+    assert statuses(tiny.run()) == {"a": "ok", "b": "ok"}
+    tiny.stage("a", f"import pandas as pd\nx = 1\nstage.save(a={two})")
+    assert statuses(tiny.run()) == {"a": "ok", "b": "cached"}

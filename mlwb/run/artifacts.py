@@ -6,13 +6,13 @@
 __all__ = ['fingerprint', 'save_artifact', 'concealed', 'find_artifact', 'load_artifact', 'spoiled', 'lost', 'clear', 'take_over']
 
 # %% ../../notebooks/lib/run/03_artifacts.ipynb #artifacts-imports
-import hashlib, os, shutil
+import hashlib, io, os, shutil
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError, MissingInput, MlwbError
 from ..core.hidden import refuse
-from ..core.results import Result, digest_json, dumps, loads
+from ..core.results import dumps, loads
 from ..core.workspace import publish, publishing, slug
 from .record import Run, read_record
 
@@ -38,6 +38,7 @@ def save_artifact(
     "Write one artifact of a stage, whole or not at all."
     folder, entry = run.path / "artifacts" / slug(stage), _write(run, stage, name, value)
     entry["bytes"] = fingerprint(folder.parent / entry["file"])
+    entry.setdefault("digest", entry["bytes"])  # of all that is loaded again: index, attributes and order too
     if hasattr(value, "refers"): entry["refers"] = {k: _state(run, k) for k in value.refers()}
     return entry
 
@@ -55,22 +56,18 @@ def _write(run, stage, name, value):
             refuse(what, tmp)
         return {"kind": f"{type(value).__module__}:{type(value).__qualname__}", "file": place, "digest": value.digest()}
     if hasattr(value, "to_parquet") or hasattr(value, "write_parquet"):
-        import io
-
-        from mlwb.data.frames import frame
-        from mlwb.data.store import digest as frame_digest
-        buffer, rows = io.BytesIO(), frame(value)
+        buffer = io.BytesIO()
         value.to_parquet(buffer) if hasattr(value, "to_parquet") else value.write_parquet(buffer)
         refuse(what, data := buffer.getvalue())
         publish(folder / f"{slug(name)}.parquet", data)
-        return {"kind": "frame", "file": f"{place}.parquet", "digest": frame_digest(rows)}
+        return {"kind": "frame", "file": f"{place}.parquet"}
     try: text = dumps(value)
     except TypeError as e:
         raise InputError(f"The stage {stage!r} can't save {name!r}: {e}. An artifact is a frame, a result of mlwb, plain values, or an "
                          "object with `save(dir)` and `digest()`.") from e
     refuse(what, text)
     publish(folder / f"{slug(name)}.json", text)
-    return {"kind": "json", "file": f"{place}.json", "digest": digest_json(value.to_json() if isinstance(value, Result) else value)}
+    return {"kind": "json", "file": f"{place}.json"}
 
 # %% ../../notebooks/lib/run/03_artifacts.ipynb #concealed
 def concealed(

@@ -57,9 +57,8 @@ def discovered(
     "The components that a stage was seen to depend on."
     distributions = _distributions(tuple((p, os.stat(p).st_mtime_ns) for p in sys.path if p.endswith("-packages") and os.path.isdir(p)))
     packages = {d for top in seen["packages"] for d in distributions.get(top, ())}
-    return {**{f"fact:{n}": repr(v) for n, v in seen["facts"].items()}, **{f"module:{n}": d for n, d in seen["modules"].items()},
-            **{f"file:{n}": d for n, d in seen["files"].items()}, **{f"folder:{n}": d for n, d in seen["folders"].items()},
-            **{f"variable:{n}": d for n, d in seen["variables"].items()}, **{f"package:{d}": _version(d) for d in sorted({*packages, *seen["missing"]})}}
+    noted = {f"{kind.rstrip('s')}:{n}": d for kind in ("modules", "files", "folders", "wrote", "variables") for n, d in seen[kind].items()}
+    return {**{f"fact:{n}": repr(v) for n, v in seen["facts"].items()}, **noted, **{f"package:{d}": _version(d) for d in sorted({*packages, *seen["missing"]})}}
 
 @functools.lru_cache(1)
 def _distributions(path): return metadata.packages_distributions()  # a fifth of a second, so once as long as nothing is installed
@@ -82,7 +81,7 @@ class Present:
         return self._known[component]
 
 # %% ../../notebooks/lib/run/06_cache.ipynb #compare
-LATE = ("fact", "module", "file", "folder", "variable", "package")  # kinds that are known only when a stage has run
+LATE = ("fact", "module", "file", "folder", "wrote", "variable", "package")  # kinds that are known only when a stage has run
 
 @dataclass(frozen=True)
 class Change:

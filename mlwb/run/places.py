@@ -84,7 +84,7 @@ def long(
     return Path(_MLWB) / name[5:] if name.startswith("mlwb/") else root / name
 
 def now(
-    component: str,  # of a trace: module:NAME, file:NAME, folder:NAME, variable:NAME
+    component: str,  # of a trace: module:NAME, file:NAME, folder:NAME, wrote:NAME, variable:NAME
     root: Path,
 ) -> str:
     "What such a thing is at this moment."
@@ -101,7 +101,6 @@ def of_interest(
     if path.startswith((_MLWB, *_PACKAGES)) or path.endswith(".pyc"): return False
     if path.startswith(f"{root}{os.sep}"):
         parts = path[len(f"{root}{os.sep}"):].split(os.sep)
-        if parts[:2] == ["notebooks", "stages"] and parts[-1].endswith(".ipynb"): return False
         return parts[0] not in ("workspace", ".git") and ".venv" not in parts and ".ipynb_checkpoints" not in parts
     if path.startswith("/run/media/"): return True  # a disk that somebody has put in
     return not path.startswith((*_PYTHON, *(f"/{d}/" for d in ("proc", "sys", "dev", "etc", "usr", "run", "lib")), os.path.expanduser("~/.")))

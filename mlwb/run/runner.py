@@ -116,7 +116,7 @@ def _go(self: Pipeline, work, job):
     "In a thread of its own: execute, and find out what the result depends on."
     began, reads, state = time.time(), self.decider.reads, go(work)
     if state.status == "ok":
-        seen = add_literals(work.run.stage_record(state.name)["seen"], work.stage.path, self.project.root, began)
+        seen = add_literals(work.run.stage_record(state.name)["seen"], work.stage.path, self.project.root, began, work.values)
         seen = concealed({"seen": seen}, work.mask)["seen"]
         changed = [k for k in work.stage.reads if k not in work.stage.writes and reads.now(k, job.run) != job.components[f"read:{k}"]]
         state.trace = job.components | {"code": work.code} | discovered(seen) | {f"read:{k}": f"changed while it ran, {time.time_ns()}" for k in changed}

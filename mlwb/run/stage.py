@@ -127,8 +127,8 @@ def stage(
 ) -> Stage:
     "The stage object of a notebook: of the run that `mlwb run` is executing, else of a draft."
     global latest
-    project = find_project()
+    asked, project = set(facts.asked or ()), find_project()
     set_language(os.environ.get("MLWB_LANGUAGE") or project.settings.language)
     run = Run(project, os.environ["MLWB_RUN"]) if os.environ.get("MLWB_RUN") else draft(project)
-    latest, facts.asked = Stage(name, needs, produces, reads, project, run), set()
+    latest, facts.asked = Stage(name, needs, produces, reads, project, run), asked  # what is read here is no affair of the notebook's
     return latest
