@@ -175,10 +175,11 @@ def _named_like(real, ours, module):
     ours.__module__ = module  # so that it is pickled by its name, and is the plain one elsewhere
     return ours
 
-# %% ../../notebooks/lib/run/04_witness.ipynb #variables
+# %% ../../notebooks/lib/run/04_witness.ipynb #given
 GIVEN = {"OMP_NUM_THREADS", "POLARS_MAX_THREADS", "PYTHONHASHSEED", "PYDEVD_DISABLE_FILE_VALIDATION", "DO_NOT_TRACK", "MPLBACKEND", "TERM",
          "CLICOLOR", "CLICOLOR_FORCE", "FORCE_COLOR", "PAGER", "GIT_PAGER", "PYTHONPATH", "JPY_PARENT_PID"}  # what runner and kernel set themselves
 
+# %% ../../notebooks/lib/run/04_witness.ipynb #variables
 def _variables(self):
     kind = type(os.environ)
     one, every, change = kind.__getitem__, kind.__iter__, kind.__setitem__
