@@ -151,9 +151,9 @@ CASES = {
         "import polars as pl\n" + READ.format("pl.read_parquet('../../*.parquet')['x'].sum()"),
         lambda p: parquet(p, 2, "y.parquet"),
         "changed"),
-    "a path that is a parameter": (
+    "compiled, by a name that was given before": (
         lambda p: parquet(p, 1),
-        "import duckdb\nplace = '../../x.parquet'\nstage.save(a=duckdb.sql(f\"SELECT sum(x) FROM '{place}'\").fetchall()[0][0])",
+        "import polars as pl\nplace = '../../x.parquet'\n" + READ.format("pl.SQLContext(t=pl.scan_parquet(place)).execute('SELECT x FROM t').collect()['x'].sum()"),
         lambda p: parquet(p, 2),
         "x.parquet changed"),
     "a file that it changes": (
