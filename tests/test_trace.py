@@ -153,7 +153,8 @@ CASES = {
         "changed"),
     "compiled, by a name that was given before": (
         lambda p: parquet(p, 1),
-        "import polars as pl\nplace = '../../x.parquet'\n" + READ.format("pl.SQLContext(t=pl.scan_parquet(place)).execute('SELECT x FROM t').collect()['x'].sum()"),
+        "import polars as pl\nplace = '../../x.parquet'\n"
+        + READ.format("pl.SQLContext(t=pl.scan_parquet(place)).execute('SELECT x FROM t').collect()['x'].sum()"),
         lambda p: parquet(p, 2),
         "x.parquet changed"),
     "a file that it changes": (
