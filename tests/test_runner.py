@@ -526,7 +526,8 @@ class TestParallel:
                "while not (here / '{1}').exists() and time.time() < end: time.sleep(.02)\nassert (here / '{1}').exists()\nstage.save({0}=1)"
         tiny.stage("x", meet.format("x", "y"))
         tiny.stage("y", meet.format("y", "x"))
-        assert set(statuses(tiny.run(workers=2)).values()) == {"ok"}
+        run = tiny.run(workers=2)
+        assert set(statuses(run).values()) == {"ok"}, [(e.get("reason"), (e.get("error") or {}).get("value")) for e in run.events() if e["event"] == "end"]
 
     def test_one_worker_runs_one_at_a_time(self, tiny):
         for name in "xyz": tiny.stage(name, f"import time; time.sleep(.2)\nstage.save({name}=1)")

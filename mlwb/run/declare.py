@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from ..core.errors import InputError, unknown
-from .kinds import kind, kind_of
+from .kinds import kind, kind_of, parse
 from .parameter import Parameter, choices, limits
 from .values import Unfit, fit, read
 
@@ -19,10 +19,10 @@ from .values import Unfit, fit, read
 def _source(cell): return "".join(cell["source"])
 
 def _tree(source, where):
-    try: return ast.parse(source)
+    try: return parse(source)
     except SyntaxError:
         from IPython.core.inputtransformer2 import TransformerManager
-        try: return ast.parse(TransformerManager().transform_cell(source))
+        try: return parse(TransformerManager().transform_cell(source))
         except SyntaxError as e: raise InputError(f"{where}: the cell is not Python: {e.msg} (line {e.lineno} of the cell)") from e
 
 def read_notebook(

@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ..core.errors import InputError, UsageError
-from .kinds import Kind
+from .kinds import Kind, parse
 
 # %% ../../notebooks/lib/run/00_values.ipynb #plain
 class Unfit(ValueError):
@@ -118,7 +118,7 @@ def unquote(
 ) -> str:  # what stands between its quotes; the piece itself where it is not quoted
     "Take the quotes off a quoted piece."
     if piece[:1] not in ("'", '"'): return piece
-    try: value = ast.literal_eval(piece)
+    try: value = ast.literal_eval(parse(piece, "eval"))
     except (ValueError, SyntaxError): return piece
     return value if isinstance(value, str) else piece
 
@@ -126,7 +126,7 @@ def unquote(
 _BOOL = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 def _literal(text):
-    try: return ast.literal_eval(text)
+    try: return ast.literal_eval(parse(text, "eval"))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         try: return json.loads(text)
         except (ValueError, RecursionError): raise Unfit("it begins like a Python list, tuple or dictionary; in one, texts stand in quotes") from None
