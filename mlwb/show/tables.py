@@ -89,7 +89,8 @@ class SplitView(Small):
 
 # %% ../../notebooks/lib/show/12_tables.ipynb #leaks
 MECHANISMS = {"declared": msg("declared"), "equal": msg("the target itself"), "missing": msg("missing with the label"), "sum": msg("adds up to the target"),
-              "determined": msg("determines the target"), "after": msg("known only after the event"), "gaps": msg("its gaps tell the target"), "within": msg("constant within a class"),
+              "determined": msg("determines the target"), "after": msg("known only after the event"), "gaps": msg("its gaps tell the target"),
+              "within": msg("constant within a class"),
               "order": msg("orders the target"), "strength": msg("too good alone")}
 
 @shows("mlwb.model.leaks.Leaks")
