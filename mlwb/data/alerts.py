@@ -78,7 +78,7 @@ KEEP_OUT = msg("Keep it from the model, and say in acquisition.yaml when its val
 def _suspected(found):
     for s in found:
         kind = "missing-with-label" if s.mechanism == "missing" else "leak"
-        message = (msg("knows the target already. {evidence}", evidence=s.evidence) if s.action == "drop" else
+        message = (msg("knows the target already. {evidence}", evidence=s.evidence) if s.action == "drop" and s.mechanism != "missing" else
                    msg("may be known only afterwards. {evidence}", evidence=s.evidence))
         yield Alert(s.column, kind, message, KEEP_OUT if s.action == "drop" else WHEN, s.level)
 

@@ -128,6 +128,7 @@ def strength(
         found = [held_out(n, s, s.sum(1), True) for s in of]
     return float(np.mean(found)) if found and None not in found else math.nan
 
+# %% ../../notebooks/lib/data/13_mechanisms.ipynb #alone
 def alone(
     c: Seen,
     g: Goal,
