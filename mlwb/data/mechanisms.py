@@ -149,6 +149,7 @@ def chance(
     if q <= b: return 0
     return min(300, int(n * (q * math.log(q / b) + ((1 - q) * math.log((1 - q) / (1 - b)) if q < 1 else 0)) / math.log(10)))
 
+# %% ../../notebooks/lib/data/13_mechanisms.ipynb #tells
 def tells(
     a: np.ndarray, b: np.ndarray,  # codes, -1 where missing
     half: np.ndarray,              # 0 or 1 by row
@@ -230,6 +231,7 @@ def _number_suspect(c, g, mechanism, share, n):
             msg("Each of its {k} values goes with one value of {target}, in {share:.2%} of {n:,} rows.")).text
     return suspect(c.name, mechanism, share, text, target=g.name, k=len(c.counts), share=share, n=n)
 
+# %% ../../notebooks/lib/data/13_mechanisms.ipynb #steps
 def _steps(c, g, there):
     if len(c.counts) > 50: return None
     v = c.codes[there][_in_order(g.y[there])]
