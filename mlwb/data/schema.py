@@ -14,11 +14,12 @@ import polars as pl
 from ..core.errors import InputError, unknown
 from ..core.messages import Message, msg
 from ..core.results import Result
-from .alerts import duplicate_rows, missing_with_label
+from .alerts import duplicate_rows
 from .columns import looked_at
 from .expectations import ColumnSchema, Schema, from_yaml, infer, save_schema, to_yaml  # noqa: F401 (one place to import from)
 from .frames import frame, listed
 from .notes import AcquisitionNote
+from .suspects import missing_with_label
 from .targets import check_target, infer_task
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #anomaly

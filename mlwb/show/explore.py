@@ -222,7 +222,8 @@ def explore(
     target: str|None = None, # column to relate the others to
     task: str|None = None,   # classification or regression; None: by the target's values
     name: str = "",          # of the table, for the title
+    time: str = "",          # column with the rows' own time, for the target over time
 ) -> ProfileView:
     "Profile a table and show it."
     from mlwb.data.profile import profile
-    return ProfileView(profile(data, target=target, task=task, name=name), data=data)
+    return ProfileView(profile(data, target=target, task=task, name=name, time=time), data=data)

@@ -88,7 +88,9 @@ class SplitView(Small):
         return [kind, table([_("Part"), _("From"), _("To"), _("Rows"), _("Labelled"), share], rows, {3, 4, 5}), *(para(n, "definition") for n in r.notes)]
 
 # %% ../../notebooks/lib/show/12_tables.ipynb #leaks
-MECHANISMS = {"declared": msg("declared"), "equal": msg("determines the target"), "missing": msg("missing with the label"), "sum": msg("adds up to the target"),
+MECHANISMS = {"declared": msg("declared"), "equal": msg("the target itself"), "missing": msg("missing with the label"), "sum": msg("adds up to the target"),
+              "determined": msg("determines the target"), "after": msg("known only after the event"), "gaps": msg("its gaps tell the target"),
+              "within": msg("constant within a class"),
               "order": msg("orders the target"), "strength": msg("too good alone")}
 
 @shows("mlwb.model.leaks.Leaks")
