@@ -14,6 +14,7 @@ import polars as pl
 from ..core.messages import Message, msg
 from ..core.results import Result
 from .columns import Column
+from .disguised import certain
 from .frames import listed
 from .targets import Target
 
@@ -65,6 +66,11 @@ def _shape(c: Column):
                         n=s["outliers"], low=s["min"], high=s["max"]), msg("Check whether they are errors."))
     if s.get("blank"):
         yield Alert(c.name, "blank", msg("{n:,} values are blank but not missing", n=s["blank"]), msg("Treat them as missing."), "warn")
+    hidden = [r for r in c.disguised if str(r[0]).strip()]
+    if hidden:
+        shown = listed(f"{v if isinstance(v, str) else format(v, '.10g')} ({k:,})" for v, k in hidden)
+        yield Alert(c.name, "disguised", msg("{n:,} values probably stand for missing ones: {values}", n=sum(k for _, k in hidden), values=shown),
+                    msg("Find out what they mean; if nothing is known there, read them as missing."), "warn" if certain(hidden) else "info")
     for key, kind, what in (("numeric_share", "numbers-as-text", msg("numbers")), ("time_share", "times-as-text", msg("dates"))):
         if s.get(key, 0) >= .9 and c.distinct > 2:
             yield Alert(c.name, kind, msg("holds {what} as text ({share:.0%} of its values)", what=what, share=s[key]),
@@ -150,7 +156,7 @@ def _same(df, columns):
 
 # %% ../../notebooks/lib/data/08_alerts.ipynb #find-alerts
 ORDER = ["unreadable", "missing-with-label", "leak", "duplicates", "duplicates-but-id", "imbalanced", "unlabelled", "empty", "constant",
-         "id", "same", "numbers-as-text", "times-as-text", "infinite", "blank", "missing", "many-values", "outliers", "skewed"]
+         "id", "same", "numbers-as-text", "times-as-text", "infinite", "blank", "disguised", "missing", "many-values", "outliers", "skewed"]
 
 def find_alerts(
     df: pl.DataFrame,

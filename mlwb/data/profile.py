@@ -87,6 +87,7 @@ SENTENCES = {  # kind of alert → sentence about its columns
     "constant": msg("The same value everywhere, of no use to a model: {columns}."), "empty": msg("No value at all: {columns}."),
     "id": msg("Another value in each row, like an id: {columns}."),
     "numbers-as-text": msg("Numbers stored as text: {columns}."), "times-as-text": msg("Dates stored as text: {columns}."),
+    "disguised": msg("Values that probably stand for missing ones: {columns}."),
     "same": msg("The same as another column: {columns}."),
     "missing": msg("More than half of the values are missing: {columns}."),
 }
@@ -139,7 +140,7 @@ def _relate_all(p, df, t):
 def _sampling(p):
     if p.rows > SAMPLE:
         yield msg("Associations between columns were computed on a random sample of {n:,} of {rows:,} rows.", n=SAMPLE, rows=p.rows)
-    usable = sum(c.distinct > 1 and c.type != "text" and not c.error for c in p.columns)
+    usable = sum(c.distinct > 1 and c.type not in ("text", "image") and not c.error for c in p.columns)
     if usable > COLUMNS: yield msg("Associations were computed for the first {n} of {k} columns.", n=COLUMNS, k=usable)
     guessed = [c.name for c in p.columns if not c.distinct_exact]
     if guessed: yield msg("The number of different values is an estimate for: {columns}.", columns=listed(guessed))

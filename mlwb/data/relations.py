@@ -231,7 +231,7 @@ def associate(
     most: int = 200,
 ) -> list[dict]:  # {"a", "b", "measure", "value", "n"}, strongest first
     "The strongest associations between columns; those below .05 are left out."
-    usable = [c for c in columns if not c.error and c.type != "text" and c.distinct > 1][:COLUMNS]
+    usable = [c for c in columns if not c.error and c.type not in ("text", "image") and c.distinct > 1][:COLUMNS]
     numbers, words = _sampled(df, usable)
     out = [*_number_pairs(numbers), *_word_pairs(words)]
     for a, codes in words.items():
