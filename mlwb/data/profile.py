@@ -14,10 +14,11 @@ import numpy as np
 from ..core.errors import unknown
 from ..core.messages import Message, msg, say
 from ..core.results import Result, plain
+from .associations import COLUMNS, SAMPLE, associate, usable
 from .alerts import Alert, duplicate_rows, find_alerts
 from .columns import Column, Histogram, describe  # noqa: F401 (Histogram is at home here for its callers)
 from .frames import frame, listed
-from .relations import COLUMNS, SAMPLE, associate, halves, relate, values_of
+from .relations import halves, relate, values_of
 from .targets import Target, as_target
 
 # %% ../../notebooks/lib/data/09_profile.ipynb #profile-class
@@ -140,8 +141,7 @@ def _relate_all(p, df, t):
 def _sampling(p):
     if p.rows > SAMPLE:
         yield msg("Associations between columns were computed on a random sample of {n:,} of {rows:,} rows.", n=SAMPLE, rows=p.rows)
-    usable = sum(c.distinct > 1 and c.type not in ("text", "image") and not c.error for c in p.columns)
-    if usable > COLUMNS: yield msg("Associations were computed for the first {n} of {k} columns.", n=COLUMNS, k=usable)
+    if (k := len(usable(p.columns))) > COLUMNS: yield msg("Associations were computed for the first {n} of {k} columns.", n=COLUMNS, k=k)
     guessed = [c.name for c in p.columns if not c.distinct_exact]
     if guessed: yield msg("The number of different values is an estimate for: {columns}.", columns=listed(guessed))
 
