@@ -75,7 +75,7 @@ def _stored(names, n, mean, m2, c):
     k, pairs = range(len(names)), []
     for i in k:
         for j in range(i):
-            if n[i, j] < 2: continue
+            if n[i, j] < 1: continue
             short = n[i, j] == n[i, i] == n[j, j]
             pairs.append([j, i, x(c[i, j])] if short else [j, i, int(n[i, j]), *map(x, (mean[j, i], mean[i, j], m2[j, i], m2[i, j], c[i, j]))])
     return dict(names=names, own=[[int(n[i, i]), x(mean[i, i]), x(m2[i, i])] for i in k], pairs=pairs)

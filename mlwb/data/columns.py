@@ -46,6 +46,7 @@ class Column(Result):
     bins: list = field(default_factory=list)       # [[lowest, highest, rows], …] of values, of times in microseconds, of text's lengths
     more: list = field(default_factory=list)       # values that follow those of `top`
     unlisted: int = 0                              # rows that a value in neither can have at most
+    top_error: int = 0                             # rows by which a listed count may be too small at most, after merging
     sketch: str = ""                               # of distinct values where not all are listed (mlwb.data.sketches)
     distinct_error: float = 0.0                    # standard error of `distinct`, a share of it
     quantile_error: float = 0.0                    # share of rows by which a quantile's rank may be off

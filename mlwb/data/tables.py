@@ -29,7 +29,7 @@ class Table:
             raise InputError(f"{path} can't be read: it is no Parquet file ({' '.join(str(e).split())[:200]}). Give a CSV or Parquet file with a header "
                              "and rows.") from e
         if not stored or not self.height:
-            raise InputError(f"{path} can't be read: it has {len(stored)} columns and {self.height} rows. Give a file with a header and rows.")
+            raise InputError(f"{path} can't be read: it has {len(stored)} columns and no rows. Give a CSV or Parquet file with a header and rows.")
         self._stored = dict(zip(unique_names(stored, fold=True, said=said), stored))
         self.schema = dict(zip(self._stored, kept.dtypes))
         for became in sorted({b for s in kept if (b := _storable(s)[1])}):
