@@ -81,7 +81,7 @@ def from_yaml(
         raise InputError(f"{where} has no `columns:` with one entry a column. Write one: mlwb schema infer DATA -o FILE")
     return Schema([_column_of(where, str(n), e or {}) for n, e in d["columns"].items()], int(d.get("rows") or 0))
 
-TYPES = ("number", "integer", "category", "boolean", "time", "text")
+TYPES = ("number", "integer", "category", "boolean", "time", "text", "image")
 
 def _column_of(where, name, entry):
     allowed = [k for k in ColumnSchema.__dataclass_fields__ if k != "name"]

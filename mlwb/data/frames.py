@@ -110,6 +110,7 @@ def frame(
     said: list | None = None, # gets a message for whatever had to be changed; default: warnings
 ) -> pl.DataFrame:  # unique names, missing values null (never NaN), at least one column
     "Turn any table into a polars frame; InputError if it is none."
+    if getattr(x, "by_column", False): return x  # a Table is as good as a frame to who asks for columns
     if isinstance(x, (str, Path)):
         from mlwb.data.sources import read
         return read(str(x), said=said)[0]

@@ -14,13 +14,15 @@ import numpy as np
 from ..core.errors import unknown
 from ..core.messages import Message, msg, say
 from ..core.results import Result, plain
-from .alerts import Alert, duplicate_rows, find_alerts
+from .alerts import Alert, find_alerts
+from .associations import COLUMNS, SAMPLE, associate, co_moments, in_sample, sampled_rows, usable
 from .columns import Column, Histogram, describe  # noqa: F401 (Histogram is at home here for its callers)
-from .frames import frame, listed
+from .frames import listed
 from .headlines import headlines
 from .over_time import target_over_time
-from .relations import COLUMNS, SAMPLE, associate, halves, relate, values_of
+from .relations import halves, relate, values_of
 from .suspects import Suspect, find_suspects
+from .tables import RowHashes, open_table
 from .targets import Target, as_target
 
 # %% ../../notebooks/lib/data/09_profile.ipynb #profile-class
@@ -42,12 +44,29 @@ class Profile(Result):
     alerts: list[Alert] = field(default_factory=list)       # most urgent first
     headlines: list[Message] = field(default_factory=list)  # what to read first
     notes: list[Message] = field(default_factory=list)      # what was sampled, estimated or changed
+    comoments: dict = field(default_factory=dict)           # what Pearson's correlations are made of (mlwb.data.associations)
+    parts: int = 1                                          # how many profiles it was merged from
 
     def column(self, name: str) -> Column:
         "A column by its name."
         for c in self.columns:
             if c.name == name: return c
-        raise unknown("column in the profile:", name, [c.name for c in self.columns])
+        raise unknown("column in the profile:", name, self.names())
+
+    def names(self) -> list[str]:
+        "The columns' names."
+        return [c.name for c in self.columns]
+
+    def save(self, path) -> Path:
+        "Write it to a file that git can compare (mlwb.data.saved)."
+        from mlwb.data.saved import save
+        return save(self, path)
+
+    @classmethod
+    def load(cls, path) -> "Profile":
+        "Read what `save` wrote; InputError if it is something else."
+        from mlwb.data.saved import load
+        return load(cls, path)
 
 # %% ../../notebooks/lib/data/09_profile.ipynb #target-summary
 def _target_summary(t: Target, c: Column):
@@ -59,7 +78,7 @@ def _target_summary(t: Target, c: Column):
 # %% ../../notebooks/lib/data/09_profile.ipynb #target-aware
 def _target_aware(p, df, t, time):
     "Suspects among the columns that could be described, and the target over time."
-    broken = [c.name for c in p.columns if c.error and c.name not in (t.name, time)]
+    broken = [c.name for c in p.columns if c.error and c.name in df.columns and c.name not in (t.name, time)]
     p.suspects = find_suspects(df.drop(broken), t.name, t.task, time, said=p.notes)
     if time: p.target_over_time = target_over_time(df, t, time)
 
@@ -74,34 +93,51 @@ def profile(
     "Describe a table; a column that fails says so in its own place."
     notes = []
     name = name or (Path(str(df)).name if isinstance(df, (str, Path)) else "")
-    df = frame(df, notes)
+    df = open_table(df, notes)
     for c in (target, time):
         if c and c not in df.columns: raise unknown("column in the table:", c, df.columns)
     t = as_target(df, target, task or "") if target else None
-    p = Profile(name, df.height, [describe(s) for s in df.get_columns()], duplicate_rows(df), int(df.estimated_size()),
-                target or "", t.task if t else "", notes=notes)
+    p = Profile(name, df.height, target=target or "", task=t.task if t else "", notes=notes)
+    sample, lost = _describe_all(p, df, t)
+    if lost: df = df.drop(lost)
     if t is not None:
         p.target_summary = _target_summary(t, p.column(target))
-        _relate_all(p, df, t)
         _target_aware(p, df, t, time)
-    p.associations = associate(df, p.columns)
+    together = [c for c in p.columns if c.name in sample]
+    p.comoments = co_moments(df, [c for c in p.columns if c.type in ("number", "integer", "time") and c.distinct and not c.error][:COLUMNS])
+    p.associations = associate(df, together, sample=sample, moments=p.comoments)
     p.alerts = find_alerts(df, p.columns, t, p.duplicates, p.suspects)
     p.headlines = headlines(p)
     p.notes += _sampling(p)
     return p
 
-def _relate_all(p, df, t):
-    half = halves(df.height)
-    for c in p.columns:
-        if c.name == t.name or c.error or not c.distinct: continue
-        try: c.relation = relate(c, values_of(df[c.name]), t, half)
-        except Exception as e: c.error = f"{type(e).__name__}: {str(e)[:300]}"
+def _describe_all(p, df, t):
+    "One column after another, each read once; what associations need of it is kept."
+    at, half, hashes = sampled_rows(df.height), halves(df.height) if t is not None else None, RowHashes(df.height)
+    sample, lost = {}, []
+    for name in df.columns:
+        s = None
+        try:
+            s = df[name]
+            hashes.add(s)
+            c = describe(s)
+            p.memory += int(s.estimated_size())
+            if t is not None and name != t.name and not c.error and c.distinct: c.relation = relate(c, values_of(s), t, half)
+            if len(sample) < COLUMNS and usable([c]): sample[name] = in_sample(s, at)
+        except Exception as e: c = Column(name, "text", str(df.schema[name]), df.height, error=f"{type(e).__name__}: {str(e)[:300]}")
+        p.columns.append(c)
+        if s is None: lost.append(name)  # can't even be read
+    p.duplicates = None if lost else hashes.duplicates()
+    return sample, lost
 
 def _sampling(p):
     if p.rows > SAMPLE:
-        yield msg("Associations between columns were computed on a random sample of {n:,} of {rows:,} rows.", n=SAMPLE, rows=p.rows)
-    usable = sum(c.distinct > 1 and c.type != "text" and not c.error for c in p.columns)
-    if usable > COLUMNS: yield msg("Associations were computed for the first {n} of {k} columns.", n=COLUMNS, k=usable)
+        yield msg("Spearman's correlations and associations with categories were computed on a random sample of {n:,} of {rows:,} rows.", n=SAMPLE, rows=p.rows)
+    shapes = [c for c in p.columns if 0 < c.shapes_rows < c.rows - c.missing]
+    if shapes:
+        yield msg("Character patterns were counted on part of the values: {columns}.",
+                  columns=listed(f"{c.name} ({c.shapes_rows:,})" for c in shapes))
+    if (k := len(usable(p.columns))) > COLUMNS: yield msg("Associations were computed for the first {n} of {k} columns.", n=COLUMNS, k=k)
     guessed = [c.name for c in p.columns if not c.distinct_exact]
     if guessed: yield msg("The number of different values is an estimate for: {columns}.", columns=listed(guessed))
 

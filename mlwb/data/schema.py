@@ -52,7 +52,7 @@ def _absent(name, allowed):
     return msg("is not in the table, but {near} is", near=near[0]) if near else msg("is not in the table")
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #against
-GROUPS = {"number": "number", "integer": "number", "category": "words", "text": "words", "boolean": "boolean", "time": "time"}
+GROUPS = {"number": "number", "integer": "number", "category": "words", "text": "words", "image": "words", "boolean": "boolean", "time": "time"}
 
 def _against(s, c: ColumnSchema):
     "A column against what is expected of it."

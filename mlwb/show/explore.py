@@ -18,12 +18,12 @@ from .views import View, environment, inner
 
 # %% ../../notebooks/lib/show/02_explore.ipynb #words
 TYPES = {"number": msg("number"), "integer": msg("integer"), "category": msg("category"), "boolean": msg("yes/no"), "time": msg("time"),
-         "text": msg("text")}
+         "text": msg("text"), "image": msg("image path")}
 LEVELS = {"error": 0, "warn": 1, "warning": 1, "info": 2}
 STATS = {"mean": msg("mean"), "sd": msg("standard deviation"), "skewness": msg("skewness"), "kurtosis": msg("excess kurtosis"),
          "zeros": msg("zeros"), "outliers": msg("far from the rest"), "negatives": msg("negative"), "infinite": msg("infinite"),
          "min": msg("smallest"), "max": msg("largest"),
-         "length_min": msg("shortest, characters"), "length_mean": msg("mean length, characters"),
+         "length_min": msg("shortest, characters"), "length_mean": msg("mean length, characters"), "length_median": msg("median length, characters"),
          "length_max": msg("longest, characters")}
 
 def type_word(name: str) -> str:
@@ -44,7 +44,25 @@ def figures_of(c) -> list:
         if c.quantiles and key in ("min", "max"): continue
         rows.append((STATS.get(key, key), when(value) if isinstance(value, str) else number(value)))
     if c.top and c.other: rows.append((msg("rows with other values"), number(c.other)))
-    return rows
+    return [*rows, *_more_figures(c)]
+
+def _more_figures(c):
+    n, s = max(c.shapes_rows, 1), c.steps
+    if c.disguised: yield msg("probably missing"), ", ".join(f"{v if isinstance(v, str) else number(v)} ({number(k)})" for v, k in c.disguised)
+    if c.shapes:
+        yield (msg("character patterns of {n} values", n=number(c.shapes_rows)),
+               ", ".join(f"{v or '∅'} {percent(k / n)}" for v, k in c.shapes[:10]))
+    if s:
+        yield msg("most common step"), msg("{step} ({share} of the steps)", step=_lasting(s["step"], s["period"]), share=percent(s["step_share"]))
+        yield msg("larger gaps"), number(s["gaps"])
+        yield msg("largest gap"), msg("{step}, from {low} to {high}", step=_lasting(s["gap_max"]), low=when(s["gap_from"]), high=when(s["gap_to"]))
+    if c.distinct_error: yield msg("standard error of distinct"), percent(c.distinct_error)
+    if c.quantile_error: yield msg("quantiles off by at most, share of the rows"), percent(c.quantile_error)
+
+def _lasting(seconds, period=""):
+    if period: return {"month": msg("a month"), "quarter": msg("a quarter"), "year": msg("a year")}[period]
+    for unit, word in ((86400, msg("{n} days")), (3600, msg("{n} h")), (60, msg("{n} min")), (0, msg("{n} s"))):
+        if seconds >= unit: return Message(word.text, {"n": number(seconds / (unit or 1))})
 
 def quantiles_of(c) -> list:
     "Quantiles, as rows of a table."
