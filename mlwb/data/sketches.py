@@ -56,7 +56,7 @@ def rows_below(
     wide, span = high > low, np.maximum(high / 2 - low / 2, 1e-320)
     point = np.concatenate([[0], np.cumsum(rows[~wide])])[np.searchsorted(low[~wide], x, "right" if inside else "left")]
     a, d, n = low[wide] / 2, span[wide], rows[wide]
-    return point + np.array([(np.clip((v / 2 - a) / d, 0, 1) * n).sum() for v in x])
+    with np.errstate(over="ignore"): return point + np.array([(np.clip((v / 2 - a) / d, 0, 1) * n).sum() for v in x])
 
 def _exact(v, rows, q):
     at, ends = q * (rows.sum() - 1), np.cumsum(rows)
