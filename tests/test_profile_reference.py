@@ -80,12 +80,14 @@ class TestColumns:
                 assert [c.stats["skewness"], c.stats["kurtosis"]] == pytest.approx([scipy.stats.skew(z), scipy.stats.kurtosis(z)], rel=1e-4, abs=1e-4), c.name
             if np.abs(x).max() < 1e300:
                 want = np.quantile(x, [0, .01, .05, .25, .5, .75, .95, .99, 1])
-                assert [c.quantiles[q] for q in ("min", "0.01", "0.05", "0.25", "0.5", "0.75", "0.95", "0.99", "max")] == pytest.approx(want, rel=1e-9, abs=near), c.name
+                found = [c.quantiles[q] for q in ("min", "0.01", "0.05", "0.25", "0.5", "0.75", "0.95", "0.99", "max")]
+                assert found == pytest.approx(want, rel=1e-9, abs=near), c.name
 
     def test_histogram_and_signs(self, described):
         for c, x in described_numbers(described):
-            assert c.stats["infinite"] == np.isinf(x).sum() and c.stats["zeros"] == (x == 0).sum() and c.stats["negatives"] == ((x < 0) & np.isfinite(x)).sum(), c.name
+            assert c.stats["infinite"] == np.isinf(x).sum(), c.name
             x = x[np.isfinite(x)]
+            assert c.stats["zeros"] == (x == 0).sum() and c.stats["negatives"] == (x < 0).sum(), c.name
             if not len(x): continue
             h = c.histogram
             inside = x[(x >= h.edges[0]) & (x <= h.edges[-1])]

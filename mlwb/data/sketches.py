@@ -40,7 +40,7 @@ def join(
     bins = {}
     for low, high, rows in (b for part in parts for b in part): bins[low, high] = bins.get((low, high), 0) + rows
     found = sorted(bins.items())
-    whole = all(isinstance(x, int) for (a, b), _ in found for x in (a, b))
+    whole = all(isinstance(x, int) and -2**63 <= x < 2**63 for (a, b), _ in found for x in (a, b))
     ends = np.array([k for k, _ in found], int if whole else float).reshape(-1, 2)
     return ends[:, 0], ends[:, 1], np.array([n for _, n in found], int)
 
