@@ -14,7 +14,7 @@ from mlwb.data.associations import LEVELS
 from mlwb.data.frames import frame
 from mlwb.data.profile import profile
 
-SETS = {"hotel_bookings": "is_canceled", "bike_hourly": "cnt", "adult": "class", "dirty_hospital": "", "dirty_beers": "", "dirty_flights": ""}
+SETS = {"hotel_bookings": "is_canceled", "bike_hourly": "cnt", "adult": "class", "dirty_hospital": "", "dirty_beers": "", "clean_hospital": ""}
 TABLES = [*SETS, *(f"hostile {n}" for n in hostile.TABLES)]
 
 
