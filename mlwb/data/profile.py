@@ -16,7 +16,7 @@ from ..core.messages import Message, msg, say
 from ..core.results import Result, plain
 from .alerts import Alert, find_alerts
 from .associations import COLUMNS, SAMPLE, associate, co_moments, in_sample, sampled_rows, usable
-from .columns import Column, Histogram, describe  # noqa: F401 (Histogram is at home here for its callers)
+from .columns import Column, Histogram, _described  # noqa: F401 (Histogram is at home here for its callers)
 from .frames import listed
 from .headlines import headlines
 from .over_time import target_over_time
@@ -120,9 +120,9 @@ def _describe_all(p, df, t):
         try:
             s = df[name]
             hashes.add(s)
-            c = describe(s)
+            c, ordered = _described(s)
             p.memory += int(s.estimated_size())
-            if t is not None and name != t.name and not c.error and c.distinct: c.relation = relate(c, values_of(s), t, half)
+            if t is not None and name != t.name and not c.error and c.distinct: c.relation = relate(c, values_of(s), t, half, ordered)
             if len(sample) < COLUMNS and usable([c]): sample[name] = in_sample(s, at)
         except Exception as e: c = Column(name, "text", str(df.schema[name]), df.height, error=f"{type(e).__name__}: {str(e)[:300]}")
         p.columns.append(c)

@@ -10,7 +10,7 @@ __all__ = ['FINE', 'SHOWN', 'auc_of_bins', 'shrunken', 'held_out', 'cramers_v', 
 import numpy as np
 import polars as pl
 
-from .columns import Column, looked_at
+from .columns import Column, _largest, looked_at
 from .targets import Target
 
 # %% ../../notebooks/lib/data/07_relations.ipynb #auc-of-bins
@@ -74,17 +74,28 @@ def cramers_v(
 # %% ../../notebooks/lib/data/07_relations.ipynb #bins
 FINE = 60
 
-def number_bins(x: np.ndarray):
+def number_bins(
+    x: np.ndarray,
+    f: np.ndarray | None = None,  # its finite values in order, where that is known
+):
     "Bin number of each value (NaN: -1) and the lower edges of the bins, whole numbers or few values one a bin."
-    f = pl.Series(x[np.isfinite(x)]).sort().to_numpy()
+    if f is None: f = pl.Series(x[np.isfinite(x)]).sort().to_numpy()
     if not len(f): return np.full(len(x), -1), np.array([0.0])
-    starts = f[np.concatenate([[True], f[1:] != f[:-1]])]
+    starts = f[np.concatenate([[True], f[1:] != f[:-1]])].astype(float, copy=False)
     fine = max(5, min(FINE, len(f) // 10))  # ten rows a bin at least
     if len(starts) > fine: starts = np.unique(f[np.linspace(0, len(f), fine, endpoint=False).astype(int)])
-    codes = np.searchsorted(starts, x, side="right") - 1
+    codes = _bin_of(x, starts, float(f[0]), float(f[-1]))
     codes[codes < 0] = 0  # -inf
     codes[np.isnan(x)] = -1
     return codes, starts
+
+def _bin_of(x, starts, low, high):
+    "The last start that is not above each value, -1 where all are; of whole numbers of a small range by looking it up."
+    if not (high - low < 2**20 and abs(low) < 2**53 and (starts == np.floor(starts)).all() and np.isfinite(x).all()):
+        return np.searchsorted(starts, x, side="right") - 1
+    at = (x - low).astype(np.intp)
+    if not (at == x - low).all(): return np.searchsorted(starts, x, side="right") - 1
+    return (np.searchsorted(starts, np.arange(low, high + 1), side="right") - 1)[at]
 
 def _counts(codes, bins, t: Target, half):
     "Labelled rows and target sums by half and bin; the last bin is for missing values."
@@ -96,10 +107,23 @@ def _counts(codes, bins, t: Target, half):
     return n, s, s.sum(1) if t.task == "classification" else np.bincount(half[use], y * y, 2)
 
 # %% ../../notebooks/lib/data/07_relations.ipynb #word-codes
-def word_codes(s: pl.Series):
-    "Each text's number, -1 where missing, and the texts by number."
-    values = s.drop_nulls().unique().sort()
-    return s.cast(pl.Enum(values)).to_physical().cast(pl.Int64).fill_null(-1).to_numpy(), values
+MANY = 20_000  # different texts, from which on their hashes are ranked instead
+
+def word_codes(
+    s: pl.Series,
+    distinct: int = 0,  # how many different texts there are, where that is known
+) -> tuple[np.ndarray, pl.Series]:  # each text's number, -1 where missing; the texts by number, in no order
+    "Texts as numbers."
+    if distinct < MANY:
+        values = s.drop_nulls().unique()
+        if len(values) < MANY: return s.cast(pl.Enum(values)).to_physical().cast(pl.Int64).fill_null(-1).to_numpy(), values
+    there = s.is_not_null().to_numpy()
+    if distinct == there.sum(): codes, first = np.where(there, np.cumsum(there) - 1, -1), np.flatnonzero(there)
+    else:
+        codes = np.full(len(s), -1)
+        codes[there] = s.drop_nulls().hash(0).rank("dense").to_numpy() - 1.0
+        first = np.zeros(codes.max() + 1, int); first[codes[there]] = np.flatnonzero(there)
+    return codes, s.gather(first)
 
 # %% ../../notebooks/lib/data/07_relations.ipynb #shown-bins
 SHOWN = 12
@@ -119,10 +143,17 @@ def _number_rows(starts, top, n, s, show):
     return [dict(label=show(lo, hi, k <= SHOWN), low=lo, high=hi, **_value(n, s, g)) for g, (lo, hi) in zip(groups, spans)]
 
 def _word_rows(values, n, s):
-    order = np.argsort(-n[:-1], kind="stable")
-    rows = [dict(label=values[int(i)], low=None, high=None, **_value(n, s, [i])) for i in order[:SHOWN]]
-    if len(order) > SHOWN: rows.append(dict(label="(other)", low=None, high=None, other=True, **_value(n, s, order[SHOWN:])))
+    k = n[:-1]
+    least = _largest(k, SHOWN) if len(k) > SHOWN else 0
+    above, tied = np.flatnonzero(k > least), np.flatnonzero(k == least)  # of many that tie only the first by value are wanted
+    found = pl.concat([_rows_of(values, k, above), _rows_of(values, k, tied).bottom_k(SHOWN, by="value")])
+    order = found.sort(["n", "value"], descending=[True, False])["at"].to_numpy()[:SHOWN]
+    rows = [dict(label=values[int(i)], low=None, high=None, **_value(n, s, [i])) for i in order]
+    rest = np.ones(len(k), bool); rest[order] = False
+    if rest.any(): rows.append(dict(label="(other)", low=None, high=None, other=True, **_value(n, s, np.flatnonzero(rest))))
     return rows
+
+def _rows_of(values, n, at): return pl.DataFrame({"at": at, "n": n[at], "value": values.gather(at)})
 
 # %% ../../notebooks/lib/data/07_relations.ipynb #relate
 def _label(kind):
@@ -136,11 +167,13 @@ def relate(
     values,            # float array with NaN, or a text Series: see `values_of`
     t: Target,
     half: np.ndarray,  # 0 or 1 for each row, drawn at random
+    ordered: np.ndarray | None = None,  # of numbers: the finite ones in order, where that is known
 ) -> dict | None:
     "What a column says about the target; None where nothing can be said."
     words = isinstance(values, pl.Series)
     if np.isnan(t.y).all(): return None
-    codes, names = word_codes(values) if words else number_bins(values)
+    if not words and ordered is None: ordered = pl.Series(values[np.isfinite(values)]).sort().to_numpy()
+    codes, names = word_codes(values, c.distinct if c.distinct_exact else 0) if words else number_bins(values, ordered)
     bins, many = len(names), t.task == "classification" and not t.binary
     if many: strength, of = _classes_strength(codes, bins, t), t.classes[0][0]
     base = Target(t.name, t.task, np.where(np.isnan(t.y), np.nan, t.y == 0) if many else t.y)
@@ -149,9 +182,7 @@ def relate(
     if strength is None: return None
     n, s = n.sum(0), s.sum(0)
     if words: rows = _word_rows(names, n, s)
-    else:
-        finite = values[np.isfinite(values)]
-        rows = _number_rows(names, float(finite.max()) if len(finite) else 0.0, n, s, _label(c.type))
+    else: rows = _number_rows(names, float(ordered[-1]) if len(ordered) else 0.0, n, s, _label(c.type))
     rows = [r for r in rows if r["n"]]
     if n[-1]: rows.append(dict(label="(missing)", low=None, high=None, missing=True, **_value(n, s, [-1])))
     measure = "Cramér's V" if many else "AUC" if t.binary else "R2"
