@@ -14,14 +14,14 @@ import numpy as np
 from ..core.errors import unknown
 from ..core.messages import Message, msg, say
 from ..core.results import Result, plain
-from .alerts import Alert, find_alerts
+from .alerts import Alert, find_alerts, is_id
 from .associations import COLUMNS, SAMPLE, associate, co_moments, in_sample, sampled_rows, usable
 from .columns import Column, Histogram, _described  # noqa: F401 (Histogram is at home here for its callers)
 from .frames import listed
 from .headlines import headlines
 from .over_time import target_over_time
 from .relations import halves, relate, values_of
-from .suspects import Suspect, find_suspects
+from .suspects import Suspect, Taken, suspects_of
 from .tables import RowHashes, open_table
 from .targets import Target, as_target
 
@@ -76,10 +76,9 @@ def _target_summary(t: Target, c: Column):
     return out | {k: c.stats.get(k) for k in ("mean", "sd", "min", "max")} | dict(histogram=plain(c.histogram))
 
 # %% ../../notebooks/lib/data/09_profile.ipynb #target-aware
-def _target_aware(p, df, t, time):
+def _target_aware(p, df, t, taken, time):
     "Suspects among the columns that could be described, and the target over time."
-    broken = [c.name for c in p.columns if c.error and c.name in df.columns and c.name not in (t.name, time)]
-    p.suspects = find_suspects(df.drop(broken), t.name, t.task, time, said=p.notes)
+    p.suspects = suspects_of(taken, t.name, t.task, time, said=p.notes)
     if time: p.target_over_time = target_over_time(df, t, time)
 
 # %% ../../notebooks/lib/data/09_profile.ipynb #profile
@@ -98,36 +97,38 @@ def profile(
         if c and c not in df.columns: raise unknown("column in the table:", c, df.columns)
     t = as_target(df, target, task or "") if target else None
     p = Profile(name, df.height, target=target or "", task=t.task if t else "", notes=notes)
-    sample, lost = _describe_all(p, df, t)
+    taken, hashes = Taken(df[target]) if t is not None else None, RowHashes(df.height)
+    sample, lost = _describe_all(p, df, t, taken, hashes, time)
     if lost: df = df.drop(lost)
+    p.duplicates = None if lost else hashes.duplicates()
     if t is not None:
         p.target_summary = _target_summary(t, p.column(target))
-        _target_aware(p, df, t, time)
+        _target_aware(p, df, t, taken, time)
     together = [c for c in p.columns if c.name in sample]
     p.comoments = co_moments(df, [c for c in p.columns if c.type in ("number", "integer", "time") and c.distinct and not c.error][:COLUMNS])
     p.associations = associate(df, together, sample=sample, moments=p.comoments)
-    p.alerts = find_alerts(df, p.columns, t, p.duplicates, p.suspects)
+    p.alerts = find_alerts(df, p.columns, t, p.duplicates, p.suspects, hashes.but_ids())
     p.headlines = headlines(p)
     p.notes += _sampling(p)
     return p
 
-def _describe_all(p, df, t):
-    "One column after another, each read once; what associations need of it is kept."
-    at, half, hashes = sampled_rows(df.height), halves(df.height) if t is not None else None, RowHashes(df.height)
+def _describe_all(p, df, t, taken, hashes, time):
+    "One column after another, each read once; what associations and the search for suspects need of it is kept."
+    at, half = sampled_rows(df.height), halves(df.height) if t is not None else None
     sample, lost = {}, []
     for name in df.columns:
         s = None
         try:
             s = df[name]
-            hashes.add(s)
             c, ordered = _described(s)
+            hashes.add(s, is_id(c))
+            if t is not None and (not c.error or name in (t.name, time)): taken.add(s)
             p.memory += int(s.estimated_size())
             if t is not None and name != t.name and not c.error and c.distinct: c.relation = relate(c, values_of(s), t, half, ordered)
             if len(sample) < COLUMNS and usable([c]): sample[name] = in_sample(s, at)
         except Exception as e: c = Column(name, "text", str(df.schema[name]), df.height, error=f"{type(e).__name__}: {str(e)[:300]}")
         p.columns.append(c)
         if s is None: lost.append(name)  # can't even be read
-    p.duplicates = None if lost else hashes.duplicates()
     return sample, lost
 
 def _sampling(p):

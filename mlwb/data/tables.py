@@ -86,18 +86,28 @@ def open_table(
 # %% ../../notebooks/lib/data/04_tables.ipynb #hashes
 class RowHashes:
     "Hashes of rows, column after column."
-    def __init__(self, rows: int): self.sum, self.failed = np.zeros(rows, np.uint64), False
+    def __init__(self, rows: int): self.sum, self.rest, self.failed = np.zeros(rows, np.uint64), None, False
 
-    def add(self, s: pl.Series):
+    def add(
+        self,
+        s: pl.Series,
+        is_id: bool = False,  # a column that makes every row another one
+    ):
         "Take a column into account; a type without hashes spoils the count, which is None then."
+        if is_id and self.rest is None: self.rest = self.sum.copy()
         try: h = s.hash(0).to_numpy()
         except Exception: self.failed = True; return
-        self.sum *= np.uint64(0x9E3779B97F4A7C15)
-        self.sum += h
+        for total in (self.sum, *([] if is_id or self.rest is None else [self.rest])):
+            total *= np.uint64(0x9E3779B97F4A7C15)
+            total += h
 
     def duplicates(self) -> int | None:
         "Rows that are equal to an earlier one."
         return None if self.failed else len(self.sum) - pl.Series(self.sum).n_unique()
+
+    def but_ids(self) -> int | None:
+        "Rows that are equal to an earlier one but for the ids."
+        return self.duplicates() if self.failed or self.rest is None else len(self.rest) - pl.Series(self.rest).n_unique()
 
 def duplicate_rows(
     df,  # polars frame or Table
