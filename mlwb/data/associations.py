@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLE', 'COLUMNS', 'LEVELS', 'usable', 'sampled_rows', 'co_moments', 'pair_moments', 'pearson', 'correlation_ratio',
-           'correlation_ratios', 'in_sample', 'associate', 'strongest', 'number_pairs']
+           'centred', 'correlation_ratios', 'in_sample', 'associate', 'strongest', 'number_pairs']
 
 # %% ../../notebooks/lib/data/07_associations.ipynb #associations-imports
 import numpy as np
@@ -115,23 +115,32 @@ def correlation_ratio(
     return float(np.sqrt(max(0.0, 1 - (1 - between / total) * (rows - 1) / (rows - k)))), rows
 
 # %% ../../notebooks/lib/data/07_associations.ipynb #ratios
-def correlation_ratios(
-    codes: np.ndarray,  # group of each row, -1: leave out
-    x: np.ndarray,      # rows × numbers, NaN: leave out
-    groups: int,        # how many
-) -> list[tuple[float | None, int]]:
-    "`correlation_ratio` of every column of x."
-    use = codes >= 0
-    x, h = x[use], (codes[use][:, None] == np.arange(groups)).astype(float)
+def centred(
+    x: np.ndarray,  # numbers, NaN or infinite: missing
+) -> tuple[np.ndarray, np.ndarray | None]:  # about their mean, at most 1, 0 where missing; which are there, None: all
+    "Numbers made ready for `correlation_ratios`."
     there = np.isfinite(x)
     v = np.where(there, x, 0.0)
-    big = np.maximum(np.abs(v).max(0, initial=0), 1e-300); v /= big
-    rows = there.sum(0)
-    v = np.where(there, v - v.sum(0) / np.maximum(rows, 1), 0)
-    n, s, total = h.T @ there.astype(float), h.T @ v, (v * v).sum(0)
-    k, between = (n > 0).sum(0), (s * s / np.maximum(n, 1)).sum(0)
+    v /= max(np.abs(v).max(initial=0), 1e-300)
+    return np.where(there, v - v.sum() / max(there.sum(), 1), 0), None if there.all() else there
+
+def correlation_ratios(
+    codes: np.ndarray,  # group of each row, -1: leave out
+    columns: list,      # of `centred`
+    groups: int,        # how many
+) -> list[tuple[float | None, int]]:
+    "`correlation_ratio` of every column."
+    at, sums = codes.astype(np.intp) + 1, []
+    count = lambda *x: np.bincount(*x, minlength=groups + 1)[1:]
+    whole = count(at)
+    for v, there in columns:
+        own = at if there is None else np.where(there, at, 0)
+        sums.append((whole if there is None else count(own), count(own, v), count(own, v * v).sum()))
+    n, s, square = (np.array(x) for x in zip(*sums))
+    rows, k, mid = n.sum(1), (n > 0).sum(1), s.sum(1) ** 2 / np.maximum(n.sum(1), 1)
+    total, between = square - mid, (s * s / np.maximum(n, 1)).sum(1) - mid
     with np.errstate(all="ignore"): value = np.sqrt(np.maximum(0, 1 - (1 - between / total) * (rows - 1) / (rows - k)))
-    fine = (rows >= 3) & (k >= 2) & (rows > k) & (total > 1e-28 * rows)
+    fine = (rows >= 3) & (k >= 2) & (rows > k) & (total > 1e-13 * square) & (square > 1e-28 * rows)
     return [(float(r) if ok else None, int(n)) for r, ok, n in zip(value, fine, rows)]
 
 # %% ../../notebooks/lib/data/07_associations.ipynb #sample
@@ -160,9 +169,9 @@ def associate(
     words = {c.name: sample[c.name] for c in columns if sample[c.name].dtype == np.int8}
     numbers = {c.name: sample[c.name] for c in columns if c.name not in words}
     out = [*number_pairs(moments, numbers), *_word_pairs(words)]
-    x = np.column_stack(list(numbers.values())) if numbers else np.zeros((0, 0))
+    ready = [centred(x) for x in numbers.values()] if words else []
     for a, codes in words.items() if numbers else ():
-        for b, (value, n) in zip(numbers, correlation_ratios(codes, x, LEVELS + 1)):
+        for b, (value, n) in zip(numbers, correlation_ratios(codes, ready, LEVELS + 1)):
             out.append(dict(a=a, b=b, measure="correlation ratio", value=value, n=n))
     return strongest(out, most)
 
