@@ -180,9 +180,10 @@ def strongest(pairs, most=200):
     return sorted(out, key=lambda r: (-abs(round(r["value"], 9)), r["a"], r["b"]))[:most]
 
 # %% ../../notebooks/lib/data/07_associations.ipynb #pairs
-def _rank(x):
-    s = pl.Series(np.where(np.isfinite(x), x, np.nan)).fill_nan(None)
-    return s.rank("average").cast(pl.Float64).to_numpy()
+def _ranks(columns):
+    "Ranks of the finite numbers of each column, one column beside the other."
+    df = pl.DataFrame({str(i): np.where(np.isfinite(x), x, np.nan) for i, x in enumerate(columns)}, nan_to_null=True)
+    return df.select(pl.all().rank("average").cast(pl.Float64)).to_numpy()
 
 def _correlate(x):
     "Pairwise complete Pearson correlations of the columns of an array with NaN, and their n."
@@ -206,7 +207,7 @@ def number_pairs(
     names = list(numbers or ())
     by_pair, ranks = pair_moments(moments), {}
     if len(names) > 1:
-        spearman, rows = _correlate(np.column_stack([_rank(numbers[c]) for c in names]))
+        spearman, rows = _correlate(_ranks(numbers[c] for c in names))
         ranks = {(names[j], names[i]): (spearman[i, j], int(rows[i, j])) for i in range(len(names)) for j in range(i)}
     for (a, b), m in by_pair.items():
         p, (s, n) = pearson(m), ranks.get((a, b), (np.nan, 0))

@@ -6,6 +6,9 @@
 __all__ = ['ALONE', 'missing_with_label', 'sums', 'ordered', 'Taken', 'suspects_of', 'find_suspects']
 
 # %% ../../notebooks/lib/data/13_suspects.ipynb #suspects-imports
+from concurrent.futures import ThreadPoolExecutor
+import os
+
 import numpy as np
 import polars as pl
 
@@ -189,6 +192,15 @@ def find_suspects(
 # %% ../../notebooks/lib/data/13_suspects.ipynb #measured
 ALONE = (gaps, determined, ordered, within, alone)  # what a column shows by itself, the first that fits
 
+def _looked_at(s, g):
+    "A column, what it shows by itself, and why it could not be looked at."
+    try:
+        c = see(s)
+        if len(c.counts) + (c.there < len(g.y)) < 2: return None, [], ""
+        c.strength = strength(c.bins, g)
+        return c, [s for f in ALONE if (s := f(c, g))][:1], ""
+    except Exception as e: return None, [], f"{type(e).__name__}: {str(e)[:300]}"
+
 def _measured(taken, target, task, time, others, said):
     part, rng = pl.DataFrame([taken.part[c] for c in (target, *others, *([time] if time else []))]), taken.rng
     t = as_target(part, target, task)
@@ -196,15 +208,10 @@ def _measured(taken, target, task, time, others, said):
     if not fine.all(): part, t.y = part.filter(pl.Series(fine)), t.y[fine]
     if len(t.y) < 50 or len(np.unique(t.y)) < 2: return []
     g = goal(t, t.y, rng.integers(0, 2, len(t.y)))
-    columns, out = [], []
-    for name in others:
-        try:
-            c = see(part[name])
-            if len(c.counts) + (c.there < len(g.y)) < 2: continue
-            c.strength = strength(c.bins, g)
-            out += [s for f in ALONE if (s := f(c, g))][:1]
-        except Exception as e: tell(said, msg("{column} could not be checked for leaks: {error}", column=name, error=f"{type(e).__name__}: {str(e)[:300]}"))
-        else: columns.append(c)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool: found = [*pool.map(lambda name: _looked_at(part[name], g), others)]
+    for name, (_, _, error) in zip(others, found):
+        if error: tell(said, msg("{column} could not be checked for leaks: {error}", column=name, error=error))
+    columns, out = [c for c, _, _ in found if c is not None], [s for _, alone, _ in found for s in alone]
     own = see(part[time]) if time else None
     out += _after(columns, own if own is not None and own.kind == "time" else None, g)
     if not g.labels: out += _sums(columns, t.y, target, {s.column: s.mechanism for s in out})
