@@ -270,6 +270,7 @@ def profile(
     as_json: Json = False,
 ):
     "Profile a table: columns, alerts, associations."
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait busily, and these matrices are small
     from mlwb.data import profile as engine
     from mlwb.show.printed import print_profile, save_view
     result = engine.profile(_read(data, by_column=True), target=target or None, name=Path(data).name)
