@@ -86,7 +86,8 @@ json.dump(found, open(out, "w"), default=str)
 
 # the steps of one profile in this process, with what the calls of each took; columns are described by one thread
 STEPS = """
-import json, sys, time
+import json, os, sys, time
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the command does
 start, path, target = time.process_time(), sys.argv[1], sys.argv[2] or None
 import polars
 from mlwb.data import associations, profile as engine, suspects, tables

@@ -149,7 +149,7 @@ def in_sample(
     at: np.ndarray | None,     # of sampled_rows
 ) -> np.ndarray | tuple:  # numbers; or codes of the 30 most frequent texts, the rest (30), missing ones (-1)
     "A column as ranks and tables need it."
-    v = values_of(s if at is None else s.gather(at))
+    v = values_of(s if at is None else s.gather(pl.Series(at, dtype=pl.get_index_type())))
     if not isinstance(v, pl.Series): return v
     levels = [k for k, _ in top_values(v.drop_nulls().alias("value").value_counts(name="n"), LEVELS)]
     codes = v.cast(pl.Enum(levels), strict=False).to_physical().cast(pl.Int64).fill_null(LEVELS).to_numpy()
@@ -182,8 +182,20 @@ def strongest(pairs, most=200):
 # %% ../../notebooks/lib/data/07_associations.ipynb #pairs
 def _ranks(columns):
     "Ranks of the finite numbers of each column, one column beside the other."
-    df = pl.DataFrame({str(i): np.where(np.isfinite(x), x, np.nan) for i, x in enumerate(columns)}, nan_to_null=True)
-    return df.select(pl.all().rank("average").cast(pl.Float64)).to_numpy()
+    found = {i: _ranks_of_whole(x) for i, x in enumerate(columns)}
+    df = pl.DataFrame({str(i): np.where(np.isfinite(x), x, np.nan) for i, x in enumerate(columns) if found[i] is None}, nan_to_null=True)
+    found |= {int(s.name): s.to_numpy() for s in df.select(pl.all().rank("average").cast(pl.Float64)).get_columns()}
+    return np.column_stack([*found.values()])
+
+def _ranks_of_whole(x):
+    "Ranks of whole numbers in a small range, by counting; None of others."
+    there = np.isfinite(x)
+    v = x[there]
+    if not len(v) or v.max() - v.min() > 2**18 or abs(v.min()) > 2**53 or not (v == np.floor(v)).all(): return None
+    at, out = (v - v.min()).astype(np.intp), np.full(len(x), np.nan)
+    n = np.bincount(at)
+    out[there] = (np.cumsum(n) - n / 2 + .5)[at]
+    return out
 
 def _correlate(x):
     "Pairwise complete Pearson correlations of the columns of an array with NaN, and their n."
@@ -207,7 +219,7 @@ def number_pairs(
     names = list(numbers or ())
     by_pair, ranks = pair_moments(moments), {}
     if len(names) > 1:
-        spearman, rows = _correlate(_ranks(numbers[c] for c in names))
+        spearman, rows = _correlate(_ranks([numbers[c] for c in names]))
         ranks = {(names[j], names[i]): (spearman[i, j], int(rows[i, j])) for i in range(len(names)) for j in range(i)}
     for (a, b), m in by_pair.items():
         p, (s, n) = pearson(m), ranks.get((a, b), (np.nan, 0))

@@ -141,7 +141,7 @@ class Taken:
         self.name, self.unlabelled, self.rng = y.name, y.is_null(), np.random.default_rng(0)
         at = np.flatnonzero(~self.unlabelled.to_numpy())
         if rows is not None: at = np.intersect1d(at, rows)
-        self.at = np.sort(self.rng.choice(at, sample, replace=False)) if len(at) > sample else at
+        self.at = pl.Series(np.sort(self.rng.choice(at, sample, replace=False)) if len(at) > sample else at, dtype=pl.get_index_type())
         self.part, self.missing = {}, []  # name → its values in these rows; of missing_with_label
 
     def add(self, s: pl.Series):
