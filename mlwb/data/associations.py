@@ -179,7 +179,7 @@ def strongest(pairs, most=200):
     out = [r for r in pairs if r["value"] is not None and abs(r["value"]) >= .05]
     return sorted(out, key=lambda r: (-abs(round(r["value"], 9)), r["a"], r["b"]))[:most]
 
-# %% ../../notebooks/lib/data/07_associations.ipynb #pairs
+# %% ../../notebooks/lib/data/07_associations.ipynb #ranks
 def _ranks(columns):
     "Ranks of the finite numbers of each column, one column beside the other."
     found = {i: _ranks_of_whole(x) for i, x in enumerate(columns)}
@@ -197,6 +197,7 @@ def _ranks_of_whole(x):
     out[there] = (np.cumsum(n) - n / 2 + .5)[at]
     return out
 
+# %% ../../notebooks/lib/data/07_associations.ipynb #pairs
 def _correlate(x):
     "Pairwise complete Pearson correlations of the columns of an array with NaN, and their n."
     there = np.isfinite(x)

@@ -83,6 +83,7 @@ def describe_number(
     _top_numbers(c, values, counts, infinite)
     return c
 
+# %% ../../notebooks/lib/data/05_columns.ipynb #top-numbers
 def _largest(
     n: np.ndarray,  # counts
     k: int,         # at most as many as there are
