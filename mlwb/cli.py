@@ -254,10 +254,11 @@ def report(
 # %% ../notebooks/lib/90_cli.ipynb #profile
 Out = Annotated[Path, typer.Option("-o", "--out", help="Write the view as a self-contained HTML file.")]
 
-def _read(data):
+def _read(data, by_column=False):
     from mlwb.data.sources import read
+    from mlwb.data.tables import open_table
     said = []
-    table, _ = read(data, said=said)
+    table = open_table(data, said) if by_column else read(data, said=said)[0]
     for message in said: print(f"{data}: {message}", file=sys.stderr)
     return table
 
@@ -269,9 +270,10 @@ def profile(
     as_json: Json = False,
 ):
     "Profile a table: columns, alerts, associations."
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait busily, and these matrices are small
     from mlwb.data import profile as engine
     from mlwb.show.printed import print_profile, save_view
-    result = engine.profile(_read(data), target=target or None, name=Path(data).name)
+    result = engine.profile(_read(data, by_column=True), target=target or None, name=Path(data).name)
     if out: save_view(result, out)
     if as_json: _print_json(engine.document(result))
     else: print_profile(result)

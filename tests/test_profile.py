@@ -85,11 +85,11 @@ class TestColumns:
                 assert [n for _, n in c.top] == counts.head(len(c.top)).tolist() and all(counts[float(v)] == n for v, n in c.top)
 
     def test_one_bad_column_is_an_error_and_no_failure(self, monkeypatch):
-        describe = engine.describe
+        describe = engine._described
         def broken(s):
             if s.name == "far": raise MemoryError("too much")
             return describe(s)
-        monkeypatch.setattr(engine, "describe", broken)
+        monkeypatch.setattr(engine, "_described", broken)
         p = profile(hostile(), target="flag")
         assert {c.name: c.error for c in p.columns if c.error} == {"far": "MemoryError: too much"} and p.column("heavy").relation
         assert [a.kind for a in p.alerts if a.column == "far"] == ["unreadable"]

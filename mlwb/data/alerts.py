@@ -107,13 +107,13 @@ def _target(t: Target):
 # %% ../../notebooks/lib/data/08_alerts.ipynb #table
 BOTH_SIDES = msg("Find out whether they are real; in a random split they stand on both sides.")
 
-def _duplicates(df, columns, duplicates):
+def _duplicates(df, columns, duplicates, but_ids):
     if duplicates:
         share = duplicates / df.height
         yield Alert("", "duplicates", msg("{n:,} rows are equal to an earlier one ({share:.1%})", n=duplicates, share=share),
                     BOTH_SIDES, "warn")
     ids = [c.name for c in columns if is_id(c)]
-    if ids and len(ids) < df.width and (n := duplicate_rows(df.drop(ids))):
+    if ids and len(ids) < df.width and (n := duplicate_rows(df.drop(ids)) if but_ids is None else but_ids):
         yield Alert("", "duplicates-but-id", msg("{n:,} rows are equal to an earlier one but for {columns} ({share:.1%})",
                                                  n=n, columns=listed(ids), share=n / df.height), BOTH_SIDES, "warn")
 
@@ -146,10 +146,11 @@ def find_alerts(
     t: Target | None = None,
     duplicates: int | None = None,
     suspects: list[Suspect] | None = None,  # None: they are looked for
+    but_ids: int | None = None,             # duplicates when ids are left out; None: they are counted
 ) -> list[Alert]:  # most urgent first
     "Everything about a table that asks for a decision."
     out = column_alerts(columns, t.name if t is not None else "")
-    out += [*_duplicates(df, columns, duplicates), *_same(df, columns)]
+    out += [*_duplicates(df, columns, duplicates, but_ids), *_same(df, columns)]
     if t is not None:
         found = find_suspects(df, t.name, t.task) if suspects is None else suspects
         out += [*_suspected(found), *_target(t)]

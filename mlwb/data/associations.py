@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLE', 'COLUMNS', 'LEVELS', 'usable', 'sampled_rows', 'co_moments', 'pair_moments', 'pearson', 'correlation_ratio',
-           'correlation_ratios', 'in_sample', 'associate', 'strongest', 'spearman', 'number_pairs']
+           'centred', 'correlation_ratios', 'in_sample', 'associate', 'strongest', 'spearman', 'number_pairs']
 
 # %% ../../notebooks/lib/data/07_associations.ipynb #associations-imports
 import numpy as np
@@ -115,23 +115,32 @@ def correlation_ratio(
     return float(np.sqrt(max(0.0, 1 - (1 - between / total) * (rows - 1) / (rows - k)))), rows
 
 # %% ../../notebooks/lib/data/07_associations.ipynb #ratios
-def correlation_ratios(
-    codes: np.ndarray,  # group of each row, -1: leave out
-    x: np.ndarray,      # rows × numbers, NaN: leave out
-    groups: int,        # how many
-) -> list[tuple[float | None, int]]:
-    "`correlation_ratio` of every column of x."
-    use = codes >= 0
-    x, h = x[use], (codes[use][:, None] == np.arange(groups)).astype(float)
+def centred(
+    x: np.ndarray,  # numbers, NaN or infinite: missing
+) -> tuple[np.ndarray, np.ndarray | None]:  # about their mean, at most 1, 0 where missing; which are there, None: all
+    "Numbers made ready for `correlation_ratios`."
     there = np.isfinite(x)
     v = np.where(there, x, 0.0)
-    big = np.maximum(np.abs(v).max(0, initial=0), 1e-300); v /= big
-    rows = there.sum(0)
-    v = np.where(there, v - v.sum(0) / np.maximum(rows, 1), 0)
-    n, s, total = h.T @ there.astype(float), h.T @ v, (v * v).sum(0)
-    k, between = (n > 0).sum(0), (s * s / np.maximum(n, 1)).sum(0)
+    v /= max(np.abs(v).max(initial=0), 1e-300)
+    return np.where(there, v - v.sum() / max(there.sum(), 1), 0), None if there.all() else there
+
+def correlation_ratios(
+    codes: np.ndarray,  # group of each row, -1: leave out
+    columns: list,      # of `centred`
+    groups: int,        # how many
+) -> list[tuple[float | None, int]]:
+    "`correlation_ratio` of every column."
+    at, sums = codes.astype(np.intp) + 1, []
+    count = lambda *x: np.bincount(*x, minlength=groups + 1)[1:]
+    whole = count(at)
+    for v, there in columns:
+        own = at if there is None else np.where(there, at, 0)
+        sums.append((whole if there is None else count(own), count(own, v), count(own, v * v).sum()))
+    n, s, square = (np.array(x) for x in zip(*sums))
+    rows, k, mid = n.sum(1), (n > 0).sum(1), s.sum(1) ** 2 / np.maximum(n.sum(1), 1)
+    total, between = square - mid, (s * s / np.maximum(n, 1)).sum(1) - mid
     with np.errstate(all="ignore"): value = np.sqrt(np.maximum(0, 1 - (1 - between / total) * (rows - 1) / (rows - k)))
-    fine = (rows >= 3) & (k >= 2) & (rows > k) & (total > 1e-28 * rows)
+    fine = (rows >= 3) & (k >= 2) & (rows > k) & (total > 1e-13 * square) & (square > 1e-28 * rows)
     return [(float(r) if ok else None, int(n)) for r, ok, n in zip(value, fine, rows)]
 
 # %% ../../notebooks/lib/data/07_associations.ipynb #sample
@@ -140,7 +149,7 @@ def in_sample(
     at: np.ndarray | None,     # of sampled_rows
 ) -> np.ndarray | tuple:  # numbers; or codes of the 30 most frequent texts, the rest (30), missing ones (-1)
     "A column as ranks and tables need it."
-    v = values_of(s if at is None else s.gather(at))
+    v = values_of(s if at is None else s.gather(pl.Series(at, dtype=pl.get_index_type())))
     if not isinstance(v, pl.Series): return v
     levels = [k for k, _ in top_values(v.drop_nulls().alias("value").value_counts(name="n"), LEVELS)]
     codes = v.cast(pl.Enum(levels), strict=False).to_physical().cast(pl.Int64).fill_null(LEVELS).to_numpy()
@@ -160,9 +169,9 @@ def associate(
     words = {c.name: sample[c.name] for c in columns if sample[c.name].dtype == np.int8}
     numbers = {c.name: sample[c.name] for c in columns if c.name not in words}
     out = [*number_pairs(moments, numbers), *_word_pairs(words)]
-    x = np.column_stack(list(numbers.values())) if numbers else np.zeros((0, 0))
+    ready = [centred(x) for x in numbers.values()] if words else []
     for a, codes in words.items() if numbers else ():
-        for b, (value, n) in zip(numbers, correlation_ratios(codes, x, LEVELS + 1)):
+        for b, (value, n) in zip(numbers, correlation_ratios(codes, ready, LEVELS + 1)):
             out.append(dict(a=a, b=b, measure="correlation ratio", value=value, n=n))
     return strongest(out, most)
 
@@ -171,9 +180,18 @@ def strongest(pairs, most=200):
     return sorted(out, key=lambda r: (-abs(round(r["value"], 9)), r["a"], r["b"]))[:most]
 
 # %% ../../notebooks/lib/data/07_associations.ipynb #spearman
-def _places(v):
-    "Each value's number among the column's different values, increasing; 0 where it has none."
-    return pl.Series(np.where(np.isfinite(v), v, np.nan)).fill_nan(None).rank("dense").fill_null(1).to_numpy().astype(np.int64) - 1
+def _places(columns):
+    "Each value's place among its column's different values; 0 where it has none."
+    found = {i: _whole_places(x) for i, x in enumerate(columns)}
+    df = pl.DataFrame({str(i): np.where(np.isfinite(x), x, np.nan) for i, x in enumerate(columns) if found[i] is None}, nan_to_null=True)
+    found |= {int(s.name): s.to_numpy().astype(np.intp) for s in df.select(pl.all().rank("dense").fill_null(0)).get_columns()}
+    return list(found.values())
+
+def _whole_places(x):
+    "Whole numbers in a small range are places already; None for others."
+    v = x[there := np.isfinite(x)]
+    if not len(v) or v.max() - v.min() > 2**16 or abs(v.min()) > 2**53 or not (v == np.floor(v)).all(): return None
+    return (np.where(there, x, v.min()) - v.min()).astype(np.intp)
 
 def _ranks(places):
     "Average ranks, centred and of length one; NaN for a constant."
@@ -183,16 +201,15 @@ def _ranks(places):
     return r / length if length else np.full(len(r), np.nan)
 
 def spearman(
-    x: np.ndarray,  # rows × columns, NaN or infinite: not used
+    columns: list,  # numbers, NaN or infinite: not used
 ) -> tuple[np.ndarray, np.ndarray]:  # correlations, NaN of fewer than three rows and of constants; rows of each pair
     "Spearman's correlations of all pairs of columns, each over the rows that have both."
-    there, k = np.isfinite(x), x.shape[1]
-    places, masks = [_places(x[:, i]) for i in range(k)], {}
-    for i in range(k): masks.setdefault(there[:, i].tobytes(), []).append(i)
+    there, places, k, masks = [np.isfinite(x) for x in columns], _places(columns), len(columns), {}
+    for i in range(k): masks.setdefault(there[i].tobytes(), []).append(i)
     groups, r, n = list(masks.values()), np.full((k, k), np.nan), np.zeros((k, k), int)
     for at, g in enumerate(groups):
         for h in groups[:at + 1]:
-            use = np.flatnonzero(there[:, g[0]] & there[:, h[0]])
+            use = np.flatnonzero(there[g[0]] & there[h[0]])
             n[np.ix_(g, h)], n[np.ix_(h, g)] = len(use), len(use)
             if len(use) < 3: continue
             a, b = (np.stack([_ranks(places[i][use]) for i in part]) for part in (g, h))
@@ -209,7 +226,7 @@ def number_pairs(
     names = list(numbers or ())
     by_pair, ranks = pair_moments(moments), {}
     if len(names) > 1:
-        found, rows = spearman(np.column_stack([numbers[c] for c in names]))
+        found, rows = spearman([numbers[c] for c in names])
         ranks = {(names[j], names[i]): (found[i, j], int(rows[i, j])) for i in range(len(names)) for j in range(i)}
     for (a, b), m in by_pair.items():
         p, (s, n) = pearson(m), ranks.get((a, b), (np.nan, 0))

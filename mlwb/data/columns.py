@@ -83,10 +83,18 @@ def describe_number(
     _top_numbers(c, values, counts, infinite)
     return c
 
+# %% ../../notebooks/lib/data/05_columns.ipynb #top-numbers
+def _largest(
+    n: np.ndarray,  # counts
+    k: int,         # at most as many as there are
+) -> int:
+    "The k-th largest count; most counts are small, so they are counted instead of sorted."
+    return int(n.max() - np.bincount(n)[::-1].cumsum().searchsorted(k))
+
 def _top_numbers(c, v, n, infinite, kept=64):
     "Values that repeat; of many, those that the 64 most frequent are among."
     if n.max() == 1 and len(v) > 20: c.other = c.unlisted = 1; c.other = int(n.sum()) + infinite; return
-    at = np.arange(len(v)) if len(v) <= 1000 else np.flatnonzero(n >= np.partition(n, -kept - 1)[-kept - 1])
+    at = np.arange(len(v)) if len(v) <= 1000 else np.flatnonzero(n >= _largest(n, kept + 1))
     if len(at) > 1000: at = np.concatenate([at[n[at] > n[at].min()], at[n[at] == n[at].min()][:kept + 1]])  # ties: the smallest values
     at = at[np.lexsort((v[at], -n[at]))]
     found = [[str(x), k] for x, k in zip(v[at[:kept]].tolist(), n[at].tolist())]
@@ -146,18 +154,27 @@ def describe(
     s: pl.Series,
 ) -> Column:
     "Describe one column from all of its rows."
-    c = Column(s.name, "text", str(s.dtype), len(s))
+    return _described(s)[0]
+
+def _described(
+    s: pl.Series,
+) -> tuple[Column, np.ndarray | None]:  # of numbers and times also the finite values in order (times in seconds), for those who need them again
+    "A column's description, and what was sorted for it."
+    c, v = Column(s.name, "text", str(s.dtype), len(s)), None
     try:
         c.type, values = looked_at(s)
         c.missing = values.null_count()
-        if c.type == "category": return describe_words(c, values)
+        if c.type == "category": return describe_words(c, values), None
         if c.type == "boolean":
             n = {"true": int(values.sum() or 0)}
             n["false"] = len(s) - c.missing - n["true"]
             c.top = sorted(([k, x] for k, x in n.items() if x), key=lambda r: (-r[1], r[0]))
             c.distinct, c.stats = len(c.top), dict(mean=finite(values.mean()))
-            return c
+            return c, None
         ordered = values.drop_nulls().sort()
-        if c.type == "time": return describe_time(c, ordered)
-        return describe_number(c, ordered.to_numpy() if ordered.dtype != pl.Int128 else ordered.cast(pl.Float64).to_numpy())
-    except Exception as e: return Column(s.name, c.type, str(s.dtype), len(s), error=f"{type(e).__name__}: {str(e)[:300]}")
+        if c.type == "time": return describe_time(c, ordered), ordered.to_physical().to_numpy() / 1e6
+        v = ordered.to_numpy() if ordered.dtype != pl.Int128 else ordered.cast(pl.Float64).to_numpy()
+        return describe_number(c, v), _finite_of(v, c.stats.get("infinite"))
+    except Exception as e: return Column(s.name, c.type, str(s.dtype), len(s), error=f"{type(e).__name__}: {str(e)[:300]}"), None
+
+def _finite_of(v, infinite): return v[np.isfinite(v)] if infinite else v

@@ -69,9 +69,7 @@ def see(
 ) -> Seen:
     "A column as the mechanisms look at it."
     kind, v = looked_at(s)
-    if kind == "category":
-        numbers = v.str.replace_all(",", "").str.strip_chars().cast(pl.Float64, strict=False)
-        if numbers.count() >= .98 * v.count() > 0: kind, v = "number", numbers
+    if kind == "category" and (numbers := _numbers_in(v)) is not None: kind, v = "number", numbers
     if kind == "category":
         values = v.drop_nulls().unique().sort()
         codes = v.cast(pl.Enum(values)).to_physical().cast(pl.Int64).fill_null(-1).to_numpy()
@@ -82,6 +80,14 @@ def see(
         values, codes[there] = np.unique(x[there], return_inverse=True)
     counts = np.bincount(codes[codes >= 0], minlength=len(values))
     return Seen(s.name, kind, x, codes, values, counts, *_binned(codes, counts, kind == "category"))
+
+def _numbers_in(v):
+    "Text as numbers, where 98 % of it are some; a twentieth of the rows may be enough to see that they are none."
+    def read(s): return s.str.replace_all(",", "").str.strip_chars().cast(pl.Float64, strict=False)
+    start, there = v.head(len(v) // 20), v.count()
+    if start.count() - read(start).count() > .02 * there: return None
+    numbers = read(v)
+    return numbers if numbers.count() >= .98 * there > 0 else None
 
 def _binned(codes, counts, words):
     "Bins of about 50 rows, at most a thousand; text keeps its values."

@@ -7,6 +7,7 @@ __all__ = ['Table', 'open_table', 'RowHashes', 'duplicate_rows']
 
 # %% ../../notebooks/lib/data/04_tables.ipynb #tables-imports
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import polars as pl
@@ -47,8 +48,9 @@ class Table:
     def __getitem__(self, key):
         "A column by its name, or a frame of some rows by their numbers."
         if not isinstance(key, str): return pl.DataFrame([self._read(c).gather(key) for c in self.columns])
-        if self._last[0] != key: self._last = ("", None); self._last = key, self._read(key)
-        return self._last[1]
+        name, s = self._last  # taken at once: columns may be asked for side by side
+        if name != key: self._last = ("", None); s = self._read(key); self._last = key, s
+        return s
 
     def get_columns(self):
         "All columns, one after another."
@@ -86,18 +88,28 @@ def open_table(
 # %% ../../notebooks/lib/data/04_tables.ipynb #hashes
 class RowHashes:
     "Hashes of rows, column after column."
-    def __init__(self, rows: int): self.sum, self.failed = np.zeros(rows, np.uint64), False
+    def __init__(self, rows: int): self.sum, self.ids, self.failed, self.lock = np.zeros(rows, np.uint64), None, False, Lock()
 
-    def add(self, s: pl.Series):
-        "Take a column into account; a type without hashes spoils the count, which is None then."
-        try: h = s.hash(0).to_numpy()
+    def add(
+        self,
+        s: pl.Series,
+        place: int = 0,       # which column it is
+        is_id: bool = False,  # one that makes every row another one
+    ):
+        "Take a column into account, in any order; a type without hashes spoils the count, which is None then."
+        try: h = s.hash(0).to_numpy() * np.uint64(pow(0x9E3779B97F4A7C15, place + 1, 2**64))
         except Exception: self.failed = True; return
-        self.sum *= np.uint64(0x9E3779B97F4A7C15)
-        self.sum += h
+        with self.lock:
+            self.sum += h
+            if is_id: self.ids = h if self.ids is None else self.ids + h
 
     def duplicates(self) -> int | None:
         "Rows that are equal to an earlier one."
         return None if self.failed else len(self.sum) - pl.Series(self.sum).n_unique()
+
+    def but_ids(self) -> int | None:
+        "Rows that are equal to an earlier one but for the ids."
+        return self.duplicates() if self.failed or self.ids is None else len(self.sum) - pl.Series(self.sum - self.ids).n_unique()
 
 def duplicate_rows(
     df,  # polars frame or Table
@@ -105,5 +117,5 @@ def duplicate_rows(
     "Exact duplicates, by 64-bit hashes of whole rows."
     if not df.width: return 0
     hashes = RowHashes(df.height)
-    for s in df.get_columns(): hashes.add(s)
+    for i, s in enumerate(df.get_columns()): hashes.add(s, i)
     return hashes.duplicates()
