@@ -4,24 +4,23 @@
 
 # %% auto #0
 __all__ = ['FEW', 'Side', 'Aligned', 'Difference', 'Comparison', 'side_of', 'difference', 'compare', 'is_saved', 'open_profile',
-           'document']
+           'compare_any', 'document']
 
 # %% ../../notebooks/lib/data/17_compare.ipynb #compare-imports
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import numpy as np
-
-from ..core.errors import InputError
+from ..core.errors import InputError, unknown
 from ..core.messages import Message, msg, say
 from ..core.results import Result, plain
 from .columns import Column, _iso
 from .distances import counts_between, ks_distance, variation
-from .frames import listed
+from .findings import headlines_of, notes_of
 from .histograms import BINS, _span, number_edges, time_edges
 from .merging import GROUPS, _listed
 from .profile import Profile, profile
 from .sketches import join
+from .tables import open_table
 
 # %% ../../notebooks/lib/data/17_compare.ipynb #results
 @dataclass
@@ -72,6 +71,7 @@ class Difference(Result):
     new: list = field(default_factory=list)       # [[value, rows], …] listed in b and not in a
     vanished: list = field(default_factory=list)  # the other way round
     unlisted: list = field(default_factory=lambda: [0, 0])  # rows that a value not listed can have in a and b; 0: all values are listed
+    error: str = ""                   # why it could not be compared
 
     def missing_change(self) -> float | None:
         "How the share of missing values differs."
@@ -100,7 +100,6 @@ class Comparison(Result):
 
     def column(self, name: str) -> Difference:
         "A column by its name."
-        from mlwb.core.errors import unknown
         for d in self.columns:
             if d.name == name: return d
         raise unknown("column in the comparison:", name, [d.name for d in self.columns])
@@ -163,93 +162,22 @@ def difference(
 ) -> Difference:
     "How two descriptions of a column differ."
     d, kinds = Difference(a.name, "same", side_of(a), side_of(b)), [GROUPS[c.type] for c in (a, b)]
-    if a.error or b.error or any(c.missing == c.rows for c in (a, b)): return d
+    d.error = a.error or b.error
+    if d.error or any(c.missing == c.rows for c in (a, b)): return d
     if kinds[0] != kinds[1]: d.status = "type"; return d
-    if kinds[0] == "words": _words(d, a, b)
-    elif kinds[0] == "boolean":
+    try: _compare(d, a, b, kinds[0])
+    except Exception as e: d.error = f"{type(e).__name__}: {str(e)[:300]}"
+    return d
+
+def _compare(d, a, b, kind):
+    if kind == "words": _words(d, a, b)
+    elif kind == "boolean":
         lists, n = _values(d, a, b, True)
         d.measure, (d.low, d.high) = "variation", variation(*lists, n)
         d.distance = d.low = d.high
     else:
-        _lay_over(d, a, b, "time" if kinds[0] == "time" else "")
+        _lay_over(d, a, b, "time" if kind == "time" else "")
         if a.type == b.type == "integer" and max(a.distinct, b.distinct) <= FEW: _values(d, a, b, False)
-    return d
-
-# %% ../../notebooks/lib/data/17_compare.ipynb #headlines-structure
-def _structure(c):
-    a, b = c.names
-    both = sum(d.status not in ("a", "b") for d in c.columns)
-    yield 3, msg("{a} has {n:,} rows, {b} {m:,}; {k} columns are in both.", a=a, b=b, n=c.rows[0], m=c.rows[1], k=both)
-    for status, name in (("a", a), ("b", b)):
-        if found := [d.name for d in c.columns if d.status == status]: yield 0, msg("Only in {name}: {columns}.", name=name, columns=listed(found))
-    if found := [f"{d.name} ({d.a.type} → {d.b.type})" for d in c.columns if d.status == "type"]:
-        yield 0, msg("Of another type: {columns}.", columns=listed(found))
-
-def _target(c):
-    s, t = c.target_summaries, c.target and c.column(c.target)
-    if not t or t.status != "same": return
-    if all(d.get("positive") for d in s) and s[0]["positive"] == s[1]["positive"]:
-        shares = [d["classes"][-1][1] / d["labelled"] for d in s]
-        yield 1, msg("{target} is {label} in {x:.1%} of the labelled rows of {a} and {y:.1%} of {b}.", target=c.target, label=s[0]["positive"],
-                     x=shares[0], y=shares[1], a=c.names[0], b=c.names[1])
-    elif all(d.get("mean") is not None for d in s):
-        yield 1, msg("{target} is {x:.4g} on average in {a} and {y:.4g} in {b}.", target=c.target, x=s[0]["mean"], y=s[1]["mean"],
-                     a=c.names[0], b=c.names[1])
-
-# %% ../../notebooks/lib/data/17_compare.ipynb #headlines-shift
-def _value(x): return f"{x:,.4g}" if isinstance(x, (int, float)) else x
-
-def _shift(c):
-    same = [d for d in c.columns if d.status == "same"]
-    if found := [d.name for d in same if (d.low or 0) > .9999]: yield 1, msg("No overlap at all: {columns}.", columns=listed(found))
-    moved = sorted((d for d in same if d.measure in ("ks", "variation") and d.a.type != "time" and .05 <= d.distance and d.low <= .9999),
-                   key=lambda d: -d.distance)
-    if moved:
-        d, facts = moved[0], dict(column=moved[0].name, a=c.names[0], b=c.names[1])
-        if d.measure == "ks" and not d.values:
-            yield 1, msg("{column} has moved most: {x:.1%} of the values are at or below {value} in {a}, {y:.1%} in {b}.", value=_value(d.at), x=d.shares[0],
-                         y=d.shares[1], **facts)
-        else:
-            v, *n = d.values[0]
-            x, y = ((k or 0) / (s.rows - s.missing) for k, s in zip(n, (d.a, d.b)))
-            yield 1, msg("{column} has moved most: {value} is {x:.1%} of the values in {a} and {y:.1%} in {b}.", value=v if v else "∅", x=x, y=y, **facts)
-    if rest := [f"{d.name} ({d.distance:.2f})" for d in moved[1:] if d.distance >= .1]:
-        yield 2, msg("Also apart, on a scale from 0 to 1: {columns}.", columns=listed(rest))
-
-# %% ../../notebooks/lib/data/17_compare.ipynb #headlines
-def _missing(c):
-    found = sorted((d for d in c.columns if d.status == "same" and abs(d.missing_change()) >= .05), key=lambda d: -abs(d.missing_change()))
-    if found:
-        yield 1, msg("Missing values, from {a} to {b}: {columns}.", a=c.names[0], b=c.names[1],
-                     columns=listed(f"{d.name} ({d.a.missing_share():.1%} → {d.b.missing_share():.1%})" for d in found))
-
-def _new(c):
-    for i, key, text in ((1, "new", msg("Values that {a} does not have: {columns}.")), (0, "vanished", msg("Values that {b} does not have: {columns}."))):
-        rows = lambda d: sum(n for _, n in getattr(d, key)) / (d.b.rows if i else d.a.rows)
-        found = sorted((d for d in c.columns if d.measure and not d.unlisted[1 - i] and getattr(d, key) and (d.low or 0) <= .9999), key=lambda d: -rows(d))
-        if found:
-            yield 2, Message(text.text, dict(a=c.names[0], b=c.names[1], columns=listed(
-                f"{d.name} ({', '.join(v if v else '∅' for v, _ in getattr(d, key)[:3])}{', …' if len(getattr(d, key)) > 3 else ''}; {rows(d):.1%})" for d in found)))
-
-def _headlines(c, most=5):
-    every = [(i, *h) for i, h in enumerate(h for f in (_structure, _target, _missing, _shift, _new) for h in f(c))]
-    if not any(urgent < 3 for _, urgent, _ in every): every.append((99, 3, msg("No column differs by .05 or more.")))
-    return [h for _, _, h in sorted(sorted(every, key=lambda r: r[1])[:most])]
-
-# %% ../../notebooks/lib/data/17_compare.ipynb #compare-notes
-def _notes(c):
-    yield msg("Distances of numbers and times are Kolmogorov–Smirnov distances: the largest difference between the shares of rows at or below any one value. "
-              "Those of categories are total variation distances: the share of rows that would have to take another value. Neither says whether a difference "
-              "could be chance; mlwb drift tests that, from the rows.")
-    loose = [d for d in c.columns if d.measure in ("ks", "length") and d.high > d.low]
-    if loose:
-        worst = max(loose, key=lambda d: d.high - d.low)
-        yield msg("Of {k} columns with many values the distances and the histograms on common edges are computed from bins of the profiles; each distance is given "
-                  "with its bounds, at most {share:.1%} apart ({column}).", k=len(loose), share=worst.high - worst.low, column=worst.name)
-    if found := [f"{d.name} ({d.low:.2f} – {d.high:.2f})" for d in c.columns if d.measure == "variation" and d.high > d.low]:
-        yield msg("Not all values are listed, so that the distance is only known between bounds: {columns}.", columns=listed(found))
-    if found := [d.name for d in c.columns if d.measure == "length"]:
-        yield msg("Too many different values to compare them; compared by length: {columns}.", columns=listed(found))
 
 # %% ../../notebooks/lib/data/17_compare.ipynb #compare
 def compare(
@@ -266,7 +194,8 @@ def compare(
         if n in of_a and n in of_b: c.columns.append(difference(of_a[n], of_b[n]))
         else: c.columns.append(Difference(n, "a" if n in of_a else "b", *(side_of(s[n]) if n in s else None for s in (of_a, of_b))))
     c.columns.sort(key=lambda d: -d.weight())
-    c.headlines, c.notes = _headlines(c), list(_notes(c))
+    c.headlines = headlines_of(c)
+    c.notes = [*notes_of(c), *(msg("{name}: {note}", name=n, note=plain(note)) for n, p in zip(names, (a, b)) for note in p.notes)]
     return c
 
 # %% ../../notebooks/lib/data/17_compare.ipynb #open
@@ -285,6 +214,34 @@ def open_profile(
     if isinstance(x, Profile): return x
     if is_saved(x): return Profile.load(x)
     return profile(x, name=name, **options)
+
+def compare_any(
+    a, b,                         # whatever `open_profile` takes
+    names: tuple = ("", ""),
+    target: str | None = None,    # as in `profile`; b need not have that column
+    task: str | None = None,
+    time: str = "",
+) -> Comparison:
+    "Two sides of any kind, compared."
+    p = open_profile(a, names[0], target=target, task=task, time=time)
+    if isinstance(b, str) and b in p.names() and not Path(b).exists():
+        raise InputError(f"The other data set has to be a table, a path or a profile; {b!r} is a column of the first. "
+                         f"To relate columns to it, give target={b!r}.")
+    q = open_profile(b) if isinstance(b, Profile) or is_saved(b) else _second(b, names[1], target or p.target, task or p.task, time)
+    return compare(p, q, (names[0] or p.name, names[1] or q.name))
+
+def _second(x, name, target, task, time):
+    "The other side's profile; whether it has labels is not known before."
+    said = []
+    df, name = open_table(x, said), name or (Path(str(x)).name if isinstance(x, (str, Path)) else "")
+    known = lambda c: c if c and c in df.columns else None
+    try: q = profile(df, known(target), task or None, name, known(time) or "")
+    except InputError as e:
+        if not known(target): raise
+        q = profile(df, name=name)
+        said.append(msg("Not related to {target}: {why}", target=target, why=str(e)))
+    q.notes = said + q.notes
+    return q
 
 # %% ../../notebooks/lib/data/17_compare.ipynb #document
 def document(

@@ -65,4 +65,4 @@ def variation(
     in_b = min(loose[1], sum(min(share(a[v], 0, short[0]), share(unlisted[1], 1)) for v in a.keys() - both))
     in_a = min(loose[0], sum(min(share(b[v], 1, short[1]), share(unlisted[0], 0)) for v in b.keys() - both))
     most += in_a + in_b + min(loose[0] - in_a, loose[1] - in_b)
-    return max(0.0, 1 - most), min(1.0, max(0.0, 1 - common))
+    return tuple(round(min(1.0, max(0.0, 1 - s)), 12) for s in (most, common))  # sums of shares are off by some 1e-16
