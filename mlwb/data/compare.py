@@ -16,7 +16,7 @@ from ..core.results import Result, plain
 from .columns import Column, _iso
 from .distances import counts_between, ks_distance, variation
 from .findings import headlines_of, notes_of
-from .histograms import BINS, _span, number_edges, time_edges
+from .histograms import BINS, QUANTILES, _span, number_edges, time_edges
 from .merging import GROUPS, _listed
 from .profile import Profile, profile
 from .sketches import join
@@ -154,6 +154,7 @@ def side_of(
 ) -> Side:
     "What is shown of a column."
     s = Side(**{f.name: getattr(c, f.name) for f in fields(Side)})
+    s.quantiles = {q: c.quantiles[q] for q in ("min", *QUANTILES, "max") if q in c.quantiles}  # a saved profile has them in the order of the alphabet
     if c.relation: s.relation = {k: c.relation.get(k) for k in ("strength", "measure", "value")}
     return s
 
@@ -187,7 +188,8 @@ def compare(
     "Two profiles side by side, the columns matched by their names."
     names = list(names or (a.name, b.name))
     if len(names) != 2: raise InputError(f"compare takes two names, one a side, not {len(names)}: {names!r}.")
-    if not all(names) or names[0] == names[1]: names = [f"{n} ({side})" if n else side for n, side in zip(names, "AB")]
+    names = [n or side for n, side in zip(names, "AB")]
+    if names[0] == names[1]: names = [f"{n} ({side})" for n, side in zip(names, "AB")]
     c, of_a, of_b = Comparison(names, [a.rows, b.rows]), {x.name: x for x in a.columns}, {x.name: x for x in b.columns}
     if a.target and a.target == b.target: c.target, c.target_summaries = a.target, [plain(p.target_summary) for p in (a, b)]
     for n in [*of_a, *(n for n in of_b if n not in of_a)]:

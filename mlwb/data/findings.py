@@ -49,7 +49,7 @@ def _shift(c):
             x, y = ((k or 0) / (s.rows - s.missing) for k, s in zip(n, (d.a, d.b)))
             yield 1, msg("{column} has moved most: {value} is {x:.1%} of the values in {a} and {y:.1%} in {b}.", value=v if v else "∅", x=x, y=y, **facts)
     if rest := [f"{d.name} ({d.distance:.2f})" for d in moved[1:] if d.distance >= .1]:
-        yield 2, msg("Also apart, on a scale from 0 to 1: {columns}.", columns=listed(rest))
+        yield 2, msg("Also apart, on a scale from 0 to 1: {columns}.", columns=listed(rest, 5))
 
 # %% ../../notebooks/lib/data/17_findings.ipynb #headlines
 def _missing(c):
@@ -86,11 +86,13 @@ def notes_of(
     yield msg("Distances of numbers and times are Kolmogorov–Smirnov distances: the largest difference between the shares of rows at or below any one value. "
               "Those of categories are total variation distances: the share of rows that would have to take another value. Neither says whether a difference "
               "could be chance; mlwb drift tests that, from the rows.")
+    yield msg("Moved means a distance of .1 or more; alike, less than that and a share of missing values that differs by less than 5 percentage points.")
     loose = [d for d in c.columns if d.measure in ("ks", "length") and d.high > d.low]
     if loose:
         worst = max(loose, key=lambda d: d.high - d.low)
         yield msg("Where a column has many values, its distance and its histogram on common edges are computed from the profiles' bins; the distance "
-                  "then has bounds (columns: {k}; furthest apart: {low:.3f} and {high:.3f}, {column}).", k=len(loose), low=worst.low, high=worst.high, column=worst.name)
+                  "then has bounds (columns: {k}; furthest apart: {low:.3f} and {high:.3f}, {column}).", k=len(loose),
+                  low=worst.low, high=worst.high, column=worst.name)
     if found := [f"{d.name} ({d.low:.2f} – {d.high:.2f})" for d in c.columns if d.measure == "variation" and d.high > d.low]:
         yield msg("Not all values are listed, so that the distance is only known between bounds: {columns}.",
                   columns=listed(found))
