@@ -261,21 +261,33 @@ def _read(data):
     for message in said: print(f"{data}: {message}", file=sys.stderr)
     return table
 
+def _side(data):
+    from mlwb.data.compare import is_saved
+    return data if is_saved(data) else _read(data)
+
 @app.command()
 def profile(
-    data: Annotated[str, typer.Argument(help="CSV or Parquet file, or demo:NAME.")],
+    data: Annotated[str, typer.Argument(help="CSV or Parquet file, demo:NAME, or a saved profile (.json).")],
+    other: Annotated[str, typer.Argument(metavar="[OTHER]", help="The same, to be set beside it.")] = "",
     target: Annotated[str, typer.Option("--target", help="Column that the others are compared with.")] = "",
     out: Out = None,
+    save: Annotated[Path, typer.Option("--save", help="Write the profile to a .json file that holds no rows.")] = None,
     as_json: Json = False,
 ):
-    "Profile a table: columns, alerts, associations."
-    from mlwb.data import profile as engine
-    from mlwb.show.printed import print_profile, save_view
-    result = engine.profile(_read(data), target=target or None, name=Path(data).name)
+    "Profile a table (columns, alerts, associations), or set two side by side."
+    from mlwb.data import compare as sides, profile as engine
+    from mlwb.show.printed import print_comparison, print_profile, save_view
+    if save and other: raise UsageError("--save writes the profile of one table; leave the other one out.")
+    if save and save.suffix != ".json": raise UsageError(f"--save takes the name of a .json file, not {str(save)!r}.")
+    names = ["" if sides.is_saved(x) else Path(x).name for x in (data, other)]
+    if other: result = sides.compare_any(_side(data), _side(other), names, target or None)
+    else: result = sides.open_profile(_side(data), names[0], target=target or None)
+    if save: result.save(save)
     if out: save_view(result, out)
-    if as_json: _print_json(engine.document(result))
-    else: print_profile(result)
-    if out and not as_json: print(f"view: {out}")
+    if as_json: _print_json((sides if other else engine).document(result))
+    else: (print_comparison if other else print_profile)(result)
+    for what, path in (("profile", save), ("view", out)):
+        if path and not as_json: print(f"{what}: {path}")
 
 # %% ../notebooks/lib/90_cli.ipynb #drift
 @app.command()

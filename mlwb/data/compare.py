@@ -213,9 +213,12 @@ def open_profile(
     **options,         # of `profile`, for what has to be profiled
 ) -> Profile:
     "A profile of whatever is given; InputError for what is none of these."
-    if isinstance(x, Profile): return x
-    if is_saved(x): return Profile.load(x)
-    return profile(x, name=name, **options)
+    p = x if isinstance(x, Profile) else Profile.load(x) if is_saved(x) else None
+    if p is None: return profile(x, name=name, **options)
+    if (target := options.get("target") or p.target) != p.target:
+        raise InputError(f"The profile {p.name or x!r} was made with {f'target {p.target!r}' if p.target else 'no target'}; {target!r} would need its rows. "
+                         "Give the table, or leave the target out.")
+    return p
 
 def compare_any(
     a, b,                         # whatever `open_profile` takes

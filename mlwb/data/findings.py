@@ -49,7 +49,7 @@ def _shift(c):
             x, y = ((k or 0) / (s.rows - s.missing) for k, s in zip(n, (d.a, d.b)))
             yield 1, msg("{column} has moved most: {value} is {x:.1%} of the values in {a} and {y:.1%} in {b}.", value=v if v else "∅", x=x, y=y, **facts)
     if rest := [f"{d.name} ({d.distance:.2f})" for d in moved[1:] if d.distance >= .1]:
-        yield 2, msg("Also apart, on a scale from 0 to 1: {columns}.", columns=listed(rest, 5))
+        yield 2, msg("Also apart: {columns} (0: the same, 1: no overlap).", columns=listed(rest, 5))
 
 # %% ../../notebooks/lib/data/17_findings.ipynb #headlines
 def _missing(c):

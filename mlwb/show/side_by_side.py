@@ -137,11 +137,11 @@ def change_of(
     if d.measure == "variation":
         v, *n = d.values[0]
         x, y = (percent(k / (s.rows - s.missing)) if k is not None else "?" for k, s in zip(n, (d.a, d.b)))
-        return Markup('<span class="of">{}</span> {} → {}').format(fit(v or "∅", 90), x, y)
+        return Markup('<span class="of">{}</span> <span class="nowrap">{} → {}</span>').format(fit(v or "∅", 90), x, y)
     q, write = ([s.quantiles.get("0.5") for s in (d.a, d.b)], number)
     if d.measure == "length": q = [s.stats.get("length_median") for s in (d.a, d.b)]
     if isinstance(q[0], str): write = lambda v: when(v)[:10]
-    return Markup("{} → {}").format(*map(write, q)) if None not in q else Markup("")
+    return Markup('<span class="nowrap">{} →</span> <span class="nowrap">{}</span>').format(*map(write, q)) if None not in q else Markup("")
 
 COUNTS = ("zeros", "outliers", "negatives", "infinite", "blank")  # of STATS: rows, told as shares
 
