@@ -12,7 +12,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'mlwb.cli._read': ('lib/cli.html#_read', 'mlwb/cli.py'),
                           'mlwb.cli._report': ('lib/cli.html#_report', 'mlwb/cli.py'),
                           'mlwb.cli._run': ('lib/cli.html#_run', 'mlwb/cli.py'),
-                          'mlwb.cli._side': ('lib/cli.html#_side', 'mlwb/cli.py'),
                           'mlwb.cli._stop_as_ctrl_c': ('lib/cli.html#_stop_as_ctrl_c', 'mlwb/cli.py'),
                           'mlwb.cli._version': ('lib/cli.html#_version', 'mlwb/cli.py'),
                           'mlwb.cli.drift': ('lib/cli.html#drift', 'mlwb/cli.py'),

@@ -261,10 +261,6 @@ def _read(data):
     for message in said: print(f"{data}: {message}", file=sys.stderr)
     return table
 
-def _side(data):
-    from mlwb.data.compare import is_saved
-    return data if is_saved(data) else _read(data)
-
 @app.command()
 def profile(
     data: Annotated[str, typer.Argument(help="CSV or Parquet file, demo:NAME, or a saved profile (.json).")],
@@ -279,9 +275,9 @@ def profile(
     from mlwb.show.printed import print_comparison, print_profile, save_view
     if save and other: raise UsageError("--save writes the profile of one table; leave the other one out.")
     if save and save.suffix != ".json": raise UsageError(f"--save takes the name of a .json file, not {str(save)!r}.")
-    names = ["" if sides.is_saved(x) else Path(x).name for x in (data, other)]
-    if other: result = sides.compare_any(_side(data), _side(other), names, target or None)
-    else: result = sides.open_profile(_side(data), names[0], target=target or None)
+    tables = [(x, "") if sides.is_saved(x) else (_read(x), Path(x).name) for x in (data, other) if x]
+    if other: result = sides.compare_any(*(x for x, _ in tables), [n for _, n in tables], target or None)
+    else: result = sides.open_profile(*tables[0], target=target or None)
     if save: result.save(save)
     if out: save_view(result, out)
     if as_json: _print_json((sides if other else engine).document(result))

@@ -220,6 +220,7 @@ def open_profile(
                          "Give the table, or leave the target out.")
     return p
 
+# %% ../../notebooks/lib/data/17_compare.ipynb #compare-any
 def compare_any(
     a, b,                         # whatever `open_profile` takes
     names: tuple = ("", ""),

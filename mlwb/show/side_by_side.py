@@ -143,6 +143,7 @@ def change_of(
     if isinstance(q[0], str): write = lambda v: when(v)[:10]
     return Markup('<span class="nowrap">{} →</span> <span class="nowrap">{}</span>').format(*map(write, q)) if None not in q else Markup("")
 
+# %% ../../notebooks/lib/show/02_side_by_side.ipynb #figures
 COUNTS = ("zeros", "outliers", "negatives", "infinite", "blank")  # of STATS: rows, told as shares
 
 def figures_of(
