@@ -75,7 +75,7 @@ def headlines_of(
 ) -> list[Message]:
     "The sentences to read first."
     every = [(i, *h) for i, h in enumerate(h for f in (_structure, _target, _missing, _shift, _new) for h in f(c))]
-    if not any(urgent < 3 for _, urgent, _ in every): every.append((99, 3, msg("No column differs by .05 or more.")))
+    if all(d.weight() < .05 for d in c.columns): every.append((len(every), 1, msg("No column differs by .05 or more.")))
     return [h for _, _, h in sorted(sorted(every, key=lambda r: r[1])[:most])]
 
 # %% ../../notebooks/lib/data/17_findings.ipynb #notes
