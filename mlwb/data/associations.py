@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLE', 'COLUMNS', 'LEVELS', 'usable', 'sampled_rows', 'co_moments', 'pair_moments', 'pearson', 'correlation_ratio',
-           'correlation_ratios', 'in_sample', 'associate', 'strongest', 'number_pairs']
+           'correlation_ratios', 'in_sample', 'associate', 'strongest', 'spearman', 'number_pairs']
 
 # %% ../../notebooks/lib/data/07_associations.ipynb #associations-imports
 import numpy as np
@@ -170,41 +170,53 @@ def strongest(pairs, most=200):
     out = [r for r in pairs if r["value"] is not None and abs(r["value"]) >= .05]
     return sorted(out, key=lambda r: (-abs(round(r["value"], 9)), r["a"], r["b"]))[:most]
 
+# %% ../../notebooks/lib/data/07_associations.ipynb #spearman
+def _places(v):
+    "Each value's number among the column's different values, increasing; 0 where it has none."
+    return pl.Series(np.where(np.isfinite(v), v, np.nan)).fill_nan(None).rank("dense").fill_null(1).to_numpy().astype(np.int64) - 1
+
+def _ranks(places):
+    "Average ranks, centred and of length one; NaN for a constant."
+    n = np.bincount(places)
+    r = (np.cumsum(n) - (n - 1) / 2)[places] - (len(places) + 1) / 2
+    length = np.sqrt(np.dot(r, r))
+    return r / length if length else np.full(len(r), np.nan)
+
+def spearman(
+    x: np.ndarray,  # rows × columns, NaN or infinite: not used
+) -> tuple[np.ndarray, np.ndarray]:  # correlations, NaN of fewer than three rows and of constants; rows of each pair
+    "Spearman's correlations of all pairs of columns, each over the rows that have both."
+    there, k = np.isfinite(x), x.shape[1]
+    places, masks = [_places(x[:, i]) for i in range(k)], {}
+    for i in range(k): masks.setdefault(there[:, i].tobytes(), []).append(i)
+    groups, r, n = list(masks.values()), np.full((k, k), np.nan), np.zeros((k, k), int)
+    for at, g in enumerate(groups):
+        for h in groups[:at + 1]:
+            use = np.flatnonzero(there[:, g[0]] & there[:, h[0]])
+            n[np.ix_(g, h)], n[np.ix_(h, g)] = len(use), len(use)
+            if len(use) < 3: continue
+            a, b = (np.stack([_ranks(places[i][use]) for i in part]) for part in (g, h))
+            r[np.ix_(g, h)] = np.clip(a @ b.T, -1, 1)
+            r[np.ix_(h, g)] = r[np.ix_(g, h)].T
+    return r, n
+
 # %% ../../notebooks/lib/data/07_associations.ipynb #pairs
-def _rank(x):
-    s = pl.Series(np.where(np.isfinite(x), x, np.nan)).fill_nan(None)
-    return s.rank("average").cast(pl.Float64).to_numpy()
-
-def _correlate(x):
-    "Pairwise complete Pearson correlations of the columns of an array with NaN, and their n."
-    there = np.isfinite(x)
-    with np.errstate(all="ignore"):
-        z = np.where(there, x, 0)
-        scale = np.abs(z).max(0); z = z / np.where(scale > 0, scale, 1)
-        z = np.where(there, z - z.sum(0) / np.maximum(1, there.sum(0)), 0)
-        m = there.astype(float)
-        n, sx, sxx, sxy = m.T @ m, z.T @ m, (z * z).T @ m, z.T @ z
-        cov, var = sxy - sx * sx.T / n, sxx - sx * sx / n
-        r = cov / np.sqrt(var * var.T)
-    small = (var <= 1e-14 * np.maximum(sxx, 1e-300)) | (n < 3)
-    return np.where(small | small.T, np.nan, np.clip(r, -1, 1)), n
-
 def number_pairs(
     moments: dict,          # of co_moments
     numbers: dict | None = None,  # name → sampled values, for ranks; None: no Spearman
 ):
-    "Pearson and Spearman of each pair of numbers; n is of the one that is shown."
+    "Pearson and Spearman of each pair of numbers; n is of the one that is shown, `ranked` of Spearman."
     names = list(numbers or ())
     by_pair, ranks = pair_moments(moments), {}
     if len(names) > 1:
-        spearman, rows = _correlate(np.column_stack([_rank(numbers[c]) for c in names]))
-        ranks = {(names[j], names[i]): (spearman[i, j], int(rows[i, j])) for i in range(len(names)) for j in range(i)}
+        found, rows = spearman(np.column_stack([numbers[c] for c in names]))
+        ranks = {(names[j], names[i]): (found[i, j], int(rows[i, j])) for i in range(len(names)) for j in range(i)}
     for (a, b), m in by_pair.items():
         p, (s, n) = pearson(m), ranks.get((a, b), (np.nan, 0))
         if p is None and np.isnan(s): continue
         by_rank = not np.isnan(s) and (p is None or abs(s) > abs(p) + .05)
         yield dict(a=a, b=b, measure="Spearman" if by_rank else "Pearson", value=float(s if by_rank else p), n=n if by_rank else m[0],
-                   pearson=p, spearman=None if np.isnan(s) else float(s))
+                   pearson=p, spearman=None if np.isnan(s) else float(s), ranked=n)
 
 def _word_pairs(words):
     names = list(words)

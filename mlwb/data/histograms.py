@@ -72,16 +72,19 @@ def time_edges(
 QUANTILES = ("0.01", "0.05", "0.25", "0.5", "0.75", "0.95", "0.99")
 
 def moments(
-    f: np.ndarray,  # finite floats
+    f: np.ndarray,  # finite floats, sorted
 ) -> dict:  # mean, sd, skewness, kurtosis: None where it has none
-    "Moments; they are not finite where the largest float does not reach."
+    "Moments; not finite only where the sum of all values is not."
     with np.errstate(all="ignore"):
         n, mean = len(f), f.mean()
         d = f - mean
+        unit = max(abs(float(d[0])), abs(float(d[-1])))
+        if 1e-70 < unit < 1e70 or not 0 < unit < math.inf: unit = 1.0
+        else: d = d / unit  # fourth powers would leave the range of floats
         d2 = d * d
         m2, m3, m4 = d2.mean(), np.dot(d2, d) / n, np.dot(d2, d2) / n
-        constant = m2 <= (abs(mean) * 1e-12) ** 2
-        return dict(mean=mean, sd=math.sqrt(m2 * n / (n - 1)) if n > 1 and np.isfinite(m2) else None,
+        constant = m2 <= (abs(mean) / unit * 1e-12) ** 2
+        return dict(mean=mean, sd=unit * math.sqrt(m2 * n / (n - 1)) if n > 1 and np.isfinite(m2) else None,
                     skewness=None if constant else m3 / m2 ** 1.5, kurtosis=None if constant else m4 / m2**2 - 3)
 
 def finite(x): return float(x) if x is not None and math.isfinite(x) else None

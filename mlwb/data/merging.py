@@ -18,9 +18,9 @@ from .sketches import ERROR, MOST, estimate, join, listed_bins, merge_sketches, 
 from .words import CUT, KEPT
 
 # %% ../../notebooks/lib/data/14_merging.ipynb #merge-moments
-def _sums(n, s):
+def _sums(n, s, unit):
     "Sums of squared, cubed and fourth powers of deviations from the mean."
-    m2 = (s["sd"] or 0) ** 2 * (n - 1)
+    m2 = ((s["sd"] or 0) / unit) ** 2 * (n - 1)
     return m2, (s["skewness"] or 0) * n * (m2 / n) ** 1.5, ((s["kurtosis"] + 3) if s["kurtosis"] is not None else 0) * n * (m2 / n) ** 2
 
 def merge_moments(
@@ -32,13 +32,14 @@ def merge_moments(
     total = sum(n for n, _ in parts)
     first = parts[0][1]["mean"]
     mean = first + math.fsum(n / total * (s["mean"] - first) for n, s in parts)
+    unit = max(max(s["sd"] or 0, abs(s["mean"] - mean)) for _, s in parts) or 1.0  # fourth powers would leave the range of floats
     m2 = m3 = m4 = 0.0
     try:
         for n, s in parts:
-            (a, b, c), d = _sums(n, s), s["mean"] - mean
+            (a, b, c), d = _sums(n, s, unit), (s["mean"] - mean) / unit
             m2, m3, m4 = m2 + a + n * d**2, m3 + b + 3 * d * a + n * d**3, m4 + c + 4 * d * b + 6 * d * d * a + n * d**4
-        sd = math.sqrt(m2 / (total - 1)) if total > 1 else None
-        if m2 / total <= (abs(mean) * 1e-12) ** 2: return dict(mean=mean, sd=sd, skewness=None, kurtosis=None)
+        sd = unit * math.sqrt(m2 / (total - 1)) if total > 1 else None
+        if m2 / total <= (abs(mean) / unit * 1e-12) ** 2: return dict(mean=mean, sd=sd, skewness=None, kurtosis=None)
         return dict(mean=mean, sd=sd, skewness=finite(m3 / total / (m2 / total) ** 1.5), kurtosis=finite(m4 / total / (m2 / total) ** 2 - 3))
     except (OverflowError, ZeroDivisionError): return none | dict(mean=mean)
 

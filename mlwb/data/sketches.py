@@ -40,7 +40,7 @@ def join(
     bins = {}
     for low, high, rows in (b for part in parts for b in part): bins[low, high] = bins.get((low, high), 0) + rows
     found = sorted(bins.items())
-    whole = all(isinstance(x, int) for (a, b), _ in found for x in (a, b))
+    whole = all(isinstance(x, int) and -2**63 <= x < 2**63 for (a, b), _ in found for x in (a, b))
     ends = np.array([k for k, _ in found], int if whole else float).reshape(-1, 2)
     return ends[:, 0], ends[:, 1], np.array([n for _, n in found], int)
 
@@ -56,7 +56,7 @@ def rows_below(
     wide, span = high > low, np.maximum(high / 2 - low / 2, 1e-320)
     point = np.concatenate([[0], np.cumsum(rows[~wide])])[np.searchsorted(low[~wide], x, "right" if inside else "left")]
     a, d, n = low[wide] / 2, span[wide], rows[wide]
-    return point + np.array([(np.clip((v / 2 - a) / d, 0, 1) * n).sum() for v in x])
+    with np.errstate(over="ignore"): return point + np.array([(np.clip((v / 2 - a) / d, 0, 1) * n).sum() for v in x])
 
 def _exact(v, rows, q):
     at, ends = q * (rows.sum() - 1), np.cumsum(rows)
