@@ -68,7 +68,7 @@ def aligned(h, v, w):
         true, off = np.histogram(x, edges)[0], h.error[i] * len(x) + 1e-6
         assert sum(counts) + h.below[i] + h.above[i] == len(x)
         assert np.abs(np.array(counts) - true).max() <= off and abs(h.below[i] - (x < edges[0]).sum()) <= off
-        assert h.error[i] < .06
+        assert h.error[i] < (.12 if h.unit == "length" else .06)  # of lengths, a profile keeps at most 32 bins
 
 
 class TestReal:
@@ -173,10 +173,10 @@ class TestStructure:
 
     def test_the_other_side_may_lack_the_target(self):
         a = pl.DataFrame({"x": range(200), "y": [0, 1] * 100})
-        for b in (a.drop("y"), a.with_columns(y=pl.lit(None, pl.Int64))):
+        for b in (a.drop("y"), a.with_columns(y=pl.lit(None, pl.Int64)), a.with_columns(y=pl.lit("one"))):
             c = compare_any(a, b, target="y")
-            assert not c.target and c.column("x").distance == 0
-        assert compare_any(a, a, target="y").target == "y"
+            assert c.column("x").distance == 0 and not [h for h in c.headlines if "labelled" in h.text]
+        assert compare_any(a, a, target="y").target == "y" and not compare_any(a, a.drop("y"), target="y").target
 
     def test_pandas_and_numpy_integers(self):
         a = pd.DataFrame({"x": np.arange(300, dtype=np.int16), "u": np.arange(300).astype(np.uint64) + 2**63, "c": pd.Categorical(["a", "b", None] * 100)})
