@@ -11,7 +11,8 @@ def folder(tmp_path_factory, cli):
     """Two years of a table, and the saved profile of the first."""
     path = tmp_path_factory.mktemp("profiles")
     for year, shift in (("2023", 0), ("2024", 100)):
-        df = pl.DataFrame({"size": [i % 300 + shift for i in range(1200)], "도시": [["서울", "부산", "대구"][i % 3 if not shift else i % 2] for i in range(1200)],
+        df = pl.DataFrame({"size": [i % 300 + shift for i in range(1200)],
+                           "도시": [["서울", "부산", "대구"][i % 3 if not shift else i % 2] for i in range(1200)],
                            "bought": [int(i % 7 < 3) for i in range(1200)]})
         (df if shift else df.with_columns(old=pl.lit(1))).write_csv(path / f"{year}.csv")
     done = cli("profile", "2023.csv", "--target", "bought", "--save", "2023.json", cwd=path)

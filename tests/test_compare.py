@@ -1,16 +1,22 @@
 """Two profiles side by side, against pandas, numpy and scipy on the rows: exact, or within the bounds that are stated."""
 
+import warnings
+
+import hostile
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 from scipy.stats import ks_2samp
+from test_hostile import looks_whole
 
 from mlwb.core.errors import InputError
 from mlwb.core.messages import say
 from mlwb.data.compare import Comparison, compare, compare_any, document
+from mlwb.data.frames import frame
 from mlwb.data.merge import merge
 from mlwb.data.profile import Profile, profile
+from mlwb.show.explore import explore
 
 PAIRS = {"bike": ("bike_hourly", "yr", "cnt"), "adult": ("adult", "split", "class"), "hotel": ("hotel_bookings", "hotel", "is_canceled")}
 
@@ -104,14 +110,17 @@ class TestReal:
         assert 1 <= len(told) <= 5 and len(set(told)) == len(told)
         target = c.target
         if p.task == "regression": share = f"{a[target].mean():.4g} on average in a and {b[target].mean():.4g} in b"
-        else: share = "{:.1%} of the labelled rows of a and {:.1%} of b".format(*((s[target].cast(pl.String) == p.target_summary["positive"]).mean() for s in (a, b)))
+        else:
+            shares = [(s[target].cast(pl.String) == p.target_summary["positive"]).mean() for s in (a, b)]
+            share = "{:.1%} of the labelled rows of a and {:.1%} of b".format(*shares)
         assert any(share in t for t in told), told
 
 
 def mixed(n: int, r) -> pl.DataFrame:
     gaps = lambda v, share: pl.Series(v).scatter(np.flatnonzero(r.random(n) < share), None)
     return pl.DataFrame({
-        "normal": r.normal(size=n), "heavy": gaps(np.where(r.random(n) < .4, 0, r.lognormal(0, 2, n)), .2), "infinite": np.where(r.random(n) < .02, np.inf, r.normal(size=n)),
+        "normal": r.normal(size=n), "heavy": gaps(np.where(r.random(n) < .4, 0, r.lognormal(0, 2, n)), .2),
+        "infinite": np.where(r.random(n) < .02, np.inf, r.normal(size=n)),
         "code": r.integers(0, 30, n), "many": r.integers(-5000, 5000, n), "large": pl.Series((2**62 + r.integers(0, 10**6, n)).tolist(), dtype=pl.Int64),
         "flag": gaps(r.random(n) < .3, .1), "word": gaps(r.choice(["서울", "Busan", "", "N/A"], n), .1), "levels": r.zipf(1.3, n).astype(str),
         "text": [f"{'x' * int(k)} {i}" for i, k in enumerate(r.integers(1, 60, n))],
@@ -195,3 +204,15 @@ class TestStructure:
     def test_bad_input_is_one_sentence(self, make, words, tmp_path):
         with pytest.raises(InputError) as e: make(pl.DataFrame({"x": range(50), "y": [0, 1] * 25}), tmp_path)
         assert all(w in str(e.value) for w in words), e.value
+
+
+@pytest.mark.parametrize("name", sorted(set(hostile.TABLES) - {"five_thousand_columns", "million_distinct_texts"}))
+def test_hostile_tables_in_two_parts(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        df = frame(hostile.TABLES[name](), [])
+        view = explore(df.head(df.height // 3), df)
+        c = view.result
+        assert not [d.error for d in c.columns if d.error] and len(c.columns) == df.width and hostile.plain(document(c))
+        assert Comparison.from_json(c.to_json()).digest() == c.digest()
+        for language in ("en", "ko"): looks_whole(view.document(language))
