@@ -64,6 +64,7 @@ def check(d, a: pl.Series, b: pl.Series):
 def values(d, x, y):
     for found, here, there, hidden in ((d.new, y, x, d.unlisted[0]), (d.vanished, x, y, d.unlisted[1])):
         assert all(here[v] == n and there.get(v, 0) <= hidden for v, n in found)
+        if found and hidden: assert min(n for _, n in found) / sum(here.values()) > hidden / sum(there.values())
         if not any(d.unlisted): assert {v for v, _ in found} == here.keys() - there.keys()
     for v, n, m in d.values: assert (n is None or x.get(v, 0) == n) and (m is None or y.get(v, 0) == m)
 
@@ -161,7 +162,8 @@ class TestStructure:
         assert c.column("x").distance == 0 and c.column("none").distance is None and c.column("none").missing_change() == pytest.approx(2 / 3)
         assert c.column("old").b is None and c.column("old").missing_change() is None and c.column("none").kind() == "missing"
         told = " ".join(map(say, c.headlines))
-        assert "Only in A: old." in told and "Only in B: fresh." in told and "code (category → integer)" in told and "none (33.3% → 100.0%)" in told
+        assert "Only in A: old." in told and "Only in B: fresh." in told
+        assert "code is read as category in A and as integer in B." in told and "none (33.3% → 100.0%)" in told
         assert document(c)["columns"][0]["status"] in ("a", "b", "type")
 
     def test_text_that_became_rarer_is_still_the_same_type(self):

@@ -138,14 +138,17 @@ def _values(d, a, b, words):
     rows = lambda s, hidden, v: s.get(v) if v in s or hidden else 0
     every = sorted(lists[0].keys() | lists[1].keys(), key=lambda v: (-share(v), v))
     d.values = [[v, *(rows(s, hidden, v) for s, hidden in zip(lists, d.unlisted))] for v in every[:20]]
-    only = lambda x, y: sorted(([v, k] for v, k in x.items() if v not in y), key=lambda r: (-r[1], r[0]))
-    d.vanished, d.new = only(*lists), only(*lists[::-1])
+    only = lambda i: sorted(([v, k] for v, k in lists[i].items() if v not in lists[1 - i] and k / n[i] > d.unlisted[1 - i] / n[1 - i]),
+                            key=lambda r: (-r[1], r[0]))
+    d.vanished, d.new = only(0), only(1)
     return lists, n
 
 def _words(d, a, b):
     lists, n = _values(d, a, b, True)
     low, high = variation(*lists, n, d.unlisted, (a.top_error, b.top_error))
-    if high - low > .25 and a.bins and b.bins: return _lay_over(d, a, b, "length")  # hardly anything is known of the values
+    if high - low > .25 and a.bins and b.bins:  # hardly anything is known of the values
+        if all(n == 1 for s in lists for n in s.values()): d.values = []
+        return _lay_over(d, a, b, "length")
     d.measure, d.distance, d.low, d.high = "variation", low, low, high
 
 # %% ../../notebooks/lib/data/17_compare.ipynb #difference

@@ -16,8 +16,10 @@ def _structure(c):
     yield 3, msg("{a} has {n:,} rows, {b} {m:,}; {k} columns are in both.", a=a, b=b, n=c.rows[0], m=c.rows[1], k=both)
     for status, name in (("a", a), ("b", b)):
         if found := [d.name for d in c.columns if d.status == status]: yield 0, msg("Only in {name}: {columns}.", name=name, columns=listed(found))
-    if found := [f"{d.name} ({d.a.type} → {d.b.type})" for d in c.columns if d.status == "type"]:
-        yield 0, msg("Of another type: {columns}.", columns=listed(found))
+    found, word = [d for d in c.columns if d.status == "type"], lambda text: {"text": text, "args": {}}  # a message, in its JSON form
+    if len(found) > 1: yield 0, msg("Of another type: {columns}.", columns=listed(d.name for d in found))
+    for d in found[:2 - len(found)]:
+        yield 0, msg("{column} is read as {x} in {a} and as {y} in {b}.", column=d.name, x=word(d.a.type), y=word(d.b.type), a=a, b=b)
 
 def _target(c):
     s, t = c.target_summaries, c.target and c.column(c.target)

@@ -30,6 +30,12 @@ def documents(tmp_path_factory):
     return {lang: view.save(folder / f"{lang}.html", lang) for lang in ("en", "ko")}
 
 
+OVERLAPS = """(list) => list.flatMap((summary) => { const cells = [...summary.children].map((e) => [...e.children].map((k) => k.getBoundingClientRect()));
+    return cells.slice(1).flatMap((next, i) => next
+        .filter((b) => b.width && cells[i]
+            .some((a) => a.width && a.right > b.left + 1 && a.top < b.bottom && b.top < a.bottom))).map(() => summary.textContent); })"""
+
+
 def inside(page, css): return page.locator(f"mlwb-view >> css={css}")
 def names(page): return [e.get_attribute("data-item") for e in inside(page, "[data-list=columns] > details:visible").all()]
 def row(page, name): return inside(page, f"[data-list=columns] > details[data-item='{name}']")
@@ -45,6 +51,7 @@ def test_a_document_asks_nobody_and_fits(documents, open_page, language, scheme,
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     wide = "(es) => es.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
     assert not inside(page, "summary, .facts, h3, .tools, .legend, .tags, .sides > div, .sides > figure").evaluate_all(wide)
+    assert not inside(page, "summary").evaluate_all(OVERLAPS)
     assert page.evaluate("document.querySelector('mlwb-view').shadowRoot.querySelectorAll('img,script').length") == 0 and not page.dialogs
     color = page.evaluate("getComputedStyle(document.querySelector('mlwb-view').shadowRoot.querySelector('.view')).backgroundColor")
     assert (color == "rgb(255, 255, 255)") == (scheme == "light")
@@ -56,8 +63,8 @@ def test_texts_of_figures_do_not_overlap(documents, open_page, width):
     for e in inside(page, "details").all(): e.evaluate("e => e.open = true")
     hits = page.evaluate("""() => [...document.querySelector('mlwb-view').shadowRoot.querySelectorAll('svg.fig')].flatMap((svg) => {
         const t = [...svg.querySelectorAll('text')].map((e) => [e.getBoundingClientRect(), e.textContent]);
-        return t.flatMap(([a, s], i) => t.slice(i + 1).filter(([b]) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 4 && b.top < a.bottom - 4)
-            .map(([, u]) => [svg.getAttribute('aria-label'), s, u])); })""")
+        return t.flatMap(([a, s], i) => t.slice(i + 1)
+            .filter(([b]) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 4 && b.top < a.bottom - 4).map(([, u]) => [svg.getAttribute('aria-label'), s, u])); })""")
     assert not hits, hits[:5]
 
 
