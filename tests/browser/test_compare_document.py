@@ -30,10 +30,10 @@ def documents(tmp_path_factory):
     return {lang: view.save(folder / f"{lang}.html", lang) for lang in ("en", "ko")}
 
 
-OVERLAPS = """(list) => list.flatMap((summary) => { const cells = [...summary.children].map((e) => [...e.children].map((k) => k.getBoundingClientRect()));
-    return cells.slice(1).flatMap((next, i) => next
-        .filter((b) => b.width && cells[i]
-            .some((a) => a.width && a.right > b.left + 1 && a.top < b.bottom && b.top < a.bottom))).map(() => summary.textContent); })"""
+OVERLAPS = """(list) => list.flatMap((summary) => {
+    const cells = [...summary.children].map((e) => [...e.children].map((k) => k.getBoundingClientRect()).filter((b) => b.width));
+    const over = (a, b) => a.right > b.left + 1 && a.top < b.bottom && b.top < a.bottom;
+    return cells.slice(1).some((next, i) => next.some((b) => cells[i].some((a) => over(a, b)))) ? [summary.textContent] : []; })"""
 
 
 def inside(page, css): return page.locator(f"mlwb-view >> css={css}")
