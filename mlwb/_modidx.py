@@ -396,6 +396,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mlwb.data.profile.Profile.names': ('lib/data/profile.html#profile.names', 'mlwb/data/profile.py'),
                                    'mlwb.data.profile.Profile.save': ('lib/data/profile.html#profile.save', 'mlwb/data/profile.py'),
                                    'mlwb.data.profile._describe_all': ('lib/data/profile.html#_describe_all', 'mlwb/data/profile.py'),
+                                   'mlwb.data.profile._in_order': ('lib/data/profile.html#_in_order', 'mlwb/data/profile.py'),
                                    'mlwb.data.profile._sampling': ('lib/data/profile.html#_sampling', 'mlwb/data/profile.py'),
                                    'mlwb.data.profile._target_aware': ('lib/data/profile.html#_target_aware', 'mlwb/data/profile.py'),
                                    'mlwb.data.profile._target_summary': ('lib/data/profile.html#_target_summary', 'mlwb/data/profile.py'),

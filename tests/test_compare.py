@@ -91,7 +91,9 @@ class TestReal:
 
     def test_a_saved_profile_is_as_good_as_its_rows(self, real, tmp_path):
         (a, b), (p, q) = real
-        assert compare(Profile.load(p.save(tmp_path / "a.json")), q) == compare(p, q)
+        saved = Profile.load(p.save(tmp_path / "a.json"))
+        assert compare(saved, q) == compare(p, q)
+        for c, d in zip(saved.columns, p.columns): assert list(c.quantiles) == list(d.quantiles) and list(c.stats)[:4] == list(d.stats)[:4]
 
     def test_exact_where_all_values_are_known(self, real):
         for d in compare(*real[1]).columns:
@@ -188,6 +190,13 @@ class TestStructure:
             c = compare_any(a, b, target="y")
             assert c.column("x").distance == 0 and not [h for h in c.headlines if "labelled" in h.text]
         assert compare_any(a, a, target="y").target == "y" and not compare_any(a, a.drop("y"), target="y").target
+
+    def test_paths_are_read_and_give_the_names(self, tmp_path):
+        a = pl.DataFrame({"x": range(300), "y": [0, 1, 1] * 100})
+        a.write_parquet(tmp_path / "a.parquet"); a.head(200).write_csv(tmp_path / "b.csv")
+        c = compare_any(tmp_path / "a.parquet", str(tmp_path / "b.csv"), target="y")
+        assert c.names == ["a.parquet", "b.csv"] and c.rows == [300, 200] and c.target == "y"
+        assert compare_any(tmp_path / "b.csv", tmp_path / "a.parquet", ("old", "")).names == ["old", "a.parquet"]
 
     def test_pandas_and_numpy_integers(self):
         a = pd.DataFrame({"x": np.arange(300, dtype=np.int16), "u": np.arange(300).astype(np.uint64) + 2**63, "c": pd.Categorical(["a", "b", None] * 100)})

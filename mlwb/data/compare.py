@@ -16,7 +16,7 @@ from ..core.results import Result, plain
 from .columns import Column, _iso
 from .distances import counts_between, ks_distance, variation
 from .findings import headlines_of, notes_of
-from .histograms import BINS, QUANTILES, _span, number_edges, time_edges
+from .histograms import BINS, _span, number_edges, time_edges
 from .merging import GROUPS, _listed
 from .profile import Profile, profile
 from .sketches import join
@@ -157,7 +157,6 @@ def side_of(
 ) -> Side:
     "What is shown of a column."
     s = Side(**{f.name: getattr(c, f.name) for f in fields(Side)})
-    s.quantiles = {q: c.quantiles[q] for q in ("min", *QUANTILES, "max") if q in c.quantiles}  # a saved profile has them in the order of the alphabet
     if c.relation: s.relation = {k: c.relation.get(k) for k in ("strength", "measure", "value")}
     return s
 

@@ -19,6 +19,7 @@ from .associations import COLUMNS, SAMPLE, associate, co_moments, in_sample, sam
 from .columns import Column, Histogram, describe  # noqa: F401 (Histogram is at home here for its callers)
 from .frames import listed
 from .headlines import headlines
+from .histograms import QUANTILES
 from .over_time import target_over_time
 from .relations import halves, relate, values_of
 from .suspects import Suspect, find_suspects
@@ -66,7 +67,15 @@ class Profile(Result):
     def load(cls, path) -> "Profile":
         "Read what `save` wrote; InputError if it is something else."
         from mlwb.data.saved import load
-        return load(cls, path)
+        p = load(cls, path)
+        for c in p.columns: c.stats, c.quantiles = _in_order(c.stats), _in_order(c.quantiles)
+        return p
+
+_ORDER = ("mean", "sd", "skewness", "kurtosis", "min", *QUANTILES, "max")
+
+def _in_order(d):
+    "Figures as `describe` orders them; a file has them in the order of the alphabet."
+    return {k: d[k] for k in sorted(d, key=lambda k: _ORDER.index(k) if k in _ORDER else len(_ORDER))}
 
 # %% ../../notebooks/lib/data/09_profile.ipynb #target-summary
 def _target_summary(t: Target, c: Column):

@@ -64,7 +64,8 @@ def test_texts_of_figures_do_not_overlap(documents, open_page, width):
     hits = page.evaluate("""() => [...document.querySelector('mlwb-view').shadowRoot.querySelectorAll('svg.fig')].flatMap((svg) => {
         const t = [...svg.querySelectorAll('text')].map((e) => [e.getBoundingClientRect(), e.textContent]);
         return t.flatMap(([a, s], i) => t.slice(i + 1)
-            .filter(([b]) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 4 && b.top < a.bottom - 4).map(([, u]) => [svg.getAttribute('aria-label'), s, u])); })""")
+            .filter(([b]) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 4 && b.top < a.bottom - 4)
+            .map(([, u]) => [svg.getAttribute('aria-label'), s, u])); })""")
     assert not hits, hits[:5]
 
 
