@@ -71,7 +71,8 @@ class Profile(Result):
         for c in p.columns: c.stats, c.quantiles = _in_order(c.stats), _in_order(c.quantiles)
         return p
 
-_ORDER = ("mean", "sd", "skewness", "kurtosis", "min", *QUANTILES, "max")
+# %% ../../notebooks/lib/data/09_profile.ipynb #profile-order
+_ORDER = ("mean", "sd", "skewness", "kurtosis", "min", *QUANTILES, "max", "length_min", "length_mean", "length_median", "length_max")
 
 def _in_order(d):
     "Figures as `describe` orders them; a file has them in the order of the alphabet."
