@@ -147,7 +147,7 @@ def _words(d, a, b):
     lists, n = _values(d, a, b, True)
     low, high = variation(*lists, n, d.unlisted, (a.top_error, b.top_error))
     if high - low > .25 and a.bins and b.bins:  # hardly anything is known of the values
-        if all(n == 1 for s in lists for n in s.values()): d.values = []
+        if all(n == 1 for s in lists for n in s.values()): d.values, d.new, d.vanished = [], [], []
         return _lay_over(d, a, b, "length")
     d.measure, d.distance, d.low, d.high = "variation", low, low, high
 
