@@ -168,7 +168,6 @@ def _account(runs, reports, as_json):
     else:
         for run, report in zip(runs, reports): print(f"{run.record()['status']}: {say(run_verdict(run))}\nreport: {report}")
 
-
 # %% ../notebooks/lib/90_cli.ipynb #runs
 @app.command()
 def runs(as_json: Json = False):
@@ -202,7 +201,6 @@ def gc(
     done = collect(_project(), keep, older, dry)
     if as_json: _print_json(done)
     else: print_collected(done)
-
 
 # %% ../notebooks/lib/90_cli.ipynb #init
 @app.command()
@@ -264,20 +262,28 @@ def _read(data, by_column=False):
 
 @app.command()
 def profile(
-    data: Annotated[str, typer.Argument(help="CSV or Parquet file, or demo:NAME.")],
+    data: Annotated[str, typer.Argument(help="CSV or Parquet file, demo:NAME, or a saved profile (.json).")],
+    other: Annotated[str, typer.Argument(metavar="[OTHER]", help="The same, to be set beside it.")] = "",
     target: Annotated[str, typer.Option("--target", help="Column that the others are compared with.")] = "",
     out: Out = None,
+    save: Annotated[Path, typer.Option("--save", help="Write the profile to a .json file that holds no rows.")] = None,
     as_json: Json = False,
 ):
-    "Profile a table: columns, alerts, associations."
+    "Profile a table (columns, alerts, associations), or set two side by side."
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait busily, and these matrices are small
-    from mlwb.data import profile as engine
-    from mlwb.show.printed import print_profile, save_view
-    result = engine.profile(_read(data, by_column=True), target=target or None, name=Path(data).name)
+    from mlwb.data import compare as sides, profile as engine
+    from mlwb.show.printed import print_comparison, print_profile, save_view
+    if save and other: raise UsageError("--save writes the profile of one table; leave the other one out.")
+    if save and save.suffix != ".json": raise UsageError(f"--save takes the name of a .json file, not {str(save)!r}.")
+    tables = [(x, "") if sides.is_saved(x) else (_read(x, by_column=True), Path(x).name) for x in (data, other) if x]
+    if other: result = sides.compare_any(*(x for x, _ in tables), [n for _, n in tables], target or None)
+    else: result = sides.open_profile(*tables[0], target=target or None)
+    if save: result.save(save)
     if out: save_view(result, out)
-    if as_json: _print_json(engine.document(result))
-    else: print_profile(result)
-    if out and not as_json: print(f"view: {out}")
+    if as_json: _print_json((sides if other else engine).document(result))
+    else: (print_comparison if other else print_profile)(result)
+    for what, path in (("profile", save), ("view", out)):
+        if path and not as_json: print(f"{what}: {path}")
 
 # %% ../notebooks/lib/90_cli.ipynb #drift
 @app.command()

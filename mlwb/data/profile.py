@@ -21,6 +21,7 @@ from .associations import COLUMNS, SAMPLE, associate, co_moments, in_sample, sam
 from .columns import Column, Histogram, _described  # noqa: F401 (Histogram is at home here for its callers)
 from .frames import listed
 from .headlines import headlines
+from .histograms import QUANTILES
 from .over_time import target_over_time
 from .relations import halves, relate, values_of
 from .suspects import Suspect, Taken, suspects_of
@@ -64,11 +65,21 @@ class Profile(Result):
         from mlwb.data.saved import save
         return save(self, path)
 
-    @classmethod
-    def load(cls, path) -> "Profile":
-        "Read what `save` wrote; InputError if it is something else."
-        from mlwb.data.saved import load
-        return load(cls, path)
+# %% ../../notebooks/lib/data/09_profile.ipynb #profile-order
+_ORDER = ("mean", "sd", "skewness", "kurtosis", "min", *QUANTILES, "max", "length_min", "length_mean", "length_median", "length_max")
+
+def _in_order(d):
+    "Figures as `describe` orders them; a file has them in the order of the alphabet."
+    return {k: d[k] for k in sorted(d, key=lambda k: _ORDER.index(k) if k in _ORDER else len(_ORDER))}
+
+def _load(cls, path) -> Profile:
+    "Read what `save` wrote; InputError if it is something else."
+    from mlwb.data.saved import load
+    p = load(cls, path)
+    for c in p.columns: c.stats, c.quantiles = _in_order(c.stats), _in_order(c.quantiles)
+    return p
+
+Profile.load = classmethod(_load)
 
 # %% ../../notebooks/lib/data/09_profile.ipynb #target-summary
 def _target_summary(t: Target, c: Column):

@@ -236,12 +236,17 @@ def _table_of(both, most=10):
 
 # %% ../../notebooks/lib/show/02_explore.ipynb #explore
 def explore(
-    data,                    # pandas, polars or Arrow table, or a path
+    data,                    # pandas, polars or Arrow table, a path, a Profile, or the path of a saved one (.json)
+    other=None,              # the same, to be set beside it
     target: str|None = None, # column to relate the others to
     task: str|None = None,   # classification or regression; None: by the target's values
-    name: str = "",          # of the table, for the title
+    name: str|tuple = "",    # of the table, for the title; of two tables a pair
     time: str = "",          # column with the rows' own time, for the target over time
-) -> ProfileView:
-    "Profile a table and show it."
-    from mlwb.data.profile import profile
-    return ProfileView(profile(data, target=target, task=task, name=name, time=time), data=data)
+) -> View:
+    "Profile a table and show it, alone or beside another one."
+    from mlwb.data.compare import compare_any, is_saved, open_profile
+    if other is None:
+        p = open_profile(data, name, target=target, task=task, time=time)
+        return ProfileView(p, data=None if p is data or is_saved(data) else data)
+    from mlwb.show.side_by_side import ComparisonView
+    return ComparisonView(compare_any(data, other, name if isinstance(name, tuple) else (name, ""), target, task, time))
