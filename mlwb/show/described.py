@@ -20,7 +20,7 @@ STATS = {"mean": msg("mean"), "sd": msg("standard deviation"), "skewness": msg("
          "zeros": msg("zeros"), "outliers": msg("far from the rest"), "negatives": msg("negative"), "infinite": msg("infinite"),
          "min": msg("smallest"), "max": msg("largest"), "blank": msg("blank"),
          "length_min": msg("shortest, characters"), "length_mean": msg("mean length, characters"), "length_median": msg("median length, characters"),
-         "length_max": msg("longest, characters"), "numeric_share": msg("look like numbers"), "time_share": msg("look like dates")}
+         "length_max": msg("longest, characters"), "numeric_share": msg("different values like numbers"), "time_share": msg("different values like dates")}
 MECHANISMS = {"declared": msg("declared as unknown"), "sum": msg("part of a sum"), "equal": msg("the target again"),
               "determined": msg("goes with it one to one"), "after": msg("dated after the row"), "missing": msg("missing with the label"),
               "gaps": msg("its gaps tell"), "order": msg("an id in its order"), "within": msg("one value within a class"),
@@ -46,7 +46,7 @@ def figures_of(c) -> list:
         share = key in ("numeric_share", "time_share") or (key == "mean" and c.type == "boolean")
         name = msg("share of true") if key == "mean" and c.type == "boolean" else STATS.get(key, key)
         rows.append((name, when(value) if isinstance(value, str) else percent(value) if share else number(value)))
-    if c.top and c.other: rows.append((msg("rows with other values"), number(c.other)))
+    if c.top and c.other and not (c.histogram and len(c.top) > 12): rows.append((msg("rows with other values"), number(c.other)))
     return [*rows, (msg("stored as"), c.dtype)]
 
 def quantiles_of(c) -> list:

@@ -114,7 +114,8 @@ def frequent(
         share, all_ = k / max(n, 1), (behind or {}).get(v)
         ghost = f'<u style="width:{100 * all_ / most:.3g}%"></u>' if all_ else ""
         tip = f' title="{escape(msg("of all rows"))} {percent(all_)}"' if behind is not None else ""
-        lines.append(f'<li{tip}{"" if not chosen or v.endswith("…") else f""" data-value="{escape(v)}" """}><span>{escape(v.strip() and v or "∅")}</span>'
+        long = f' title="{escape(v)}"' if len(v) > 16 else ""
+        lines.append(f'<li{tip}{"" if not chosen or v.endswith("…") else f""" data-value="{escape(v)}" """}><span{long}>{escape(v.strip() and v or "∅")}</span>'
                      f'<i>{ghost}<b style="width:{100 * share / most:.3g}%"></b></i><em>{percent(share)}</em><small>{number(k)}</small></li>')
     return Markup(f'<ul class="values"{f""" data-rows="{escape(name)}" """ if chosen else ""}>{"".join(lines)}</ul>')
 

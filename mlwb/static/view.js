@@ -226,7 +226,7 @@ function bars(root, view, { restrict, conditions }) {
   };
   const shade = (chart, i, j) => {
     const { from, to, k } = binned(chart), w = (to - from) / k, [a, b] = [Math.min(i, j), Math.max(i, j)], box = chart.viewBox.baseVal;
-    band ??= document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    band ??= document.createElementNS(chart.namespaceURI, "rect");
     if (band.parentNode !== chart) chart.append(band);
     for (const [name, v] of Object.entries({ class: "brush", x: from + a * w, y: 0, width: (b - a + 1) * w, height: box.height - 22 })) band.setAttribute(name, v);
   };
