@@ -93,8 +93,8 @@ def pair_words(
 ) -> str:
     "An association in words: every measure that is known, with its rows."
     from mlwb.data.associations import SAMPLE
-    sampled = f" ({say(msg('sample of {n} rows', n=number(SAMPLE)))})"
-    def one(name, value, n): return f"{say(name)} {number(value)}" + (sampled if name != "Pearson" and rows > SAMPLE else f" (n = {number(n)})" if n else "")
+    sampled = say(msg("sample of {n} rows", n=number(SAMPLE)))
+    def one(name, value, n): return f"{say(name)} {number(value)}" + (f" ({sampled})" if name != "Pearson" and rows > SAMPLE else f" (n = {number(n)})" if n else "")
     if a.get("pearson") is None or a.get("spearman") is None: return one(a["measure"], a["value"], a["n"])
     by_rank = a["measure"] == "Spearman"
     return one("Pearson", a["pearson"], 0 if by_rank else a["n"]) + " · " + one("Spearman", a["spearman"], a["n"] if by_rank else 0)
@@ -127,7 +127,9 @@ def relation_of(c, r) -> tuple:  # title, drawing, words
     what = f"{r.target} = {c.relation['of']}" if share and c.relation.get("of") not in (None, "", "True", "true") else r.target
     title = msg("Share of {target} by its value", target=what) if share else msg("Mean of {target} by its value", target=what)
     unit = "time" if c.type == "time" else ""
-    drawing = figures.by_bin(c.relation["bins"], base_of(r), share, ordered, unit, f"{r.target} ~ {c.name}", width=420, height=168)
+    words = {"missing": f"({say(msg('missing'))})", "other": f"({say(msg('other values'))})"}
+    bins = [next(({**b, "label": w} for k, w in words.items() if b.get(k)), b) for b in c.relation["bins"]]
+    drawing = figures.by_bin(bins, base_of(r), share, ordered, unit, f"{r.target} ~ {c.name}", width=420, height=168)
     facts = dict(measure=say(c.relation["measure"]), value=number(c.relation["strength"]), n=number(c.relation["n"]))
     if not share: return title, drawing, msg("{measure} {value} on held-out rows; {n} labelled rows. Grey: their number; dashed: the mean of all.", **facts)
     return title, drawing, msg("{measure} {value} on held-out rows; {n} labelled rows. Bars: 95 % intervals; grey: rows; dashed: all together.", **facts)

@@ -60,13 +60,14 @@ def distribution(
     share, whole = [c / (n or 1) for c in counts], [c / (m or 1) for c in behind or []]
     tall = share if behind else counts
     f = Frame((edges[0], edges[-1]), (0, max([*tall, *whole])), width, height, percent if behind else number, unit, top=16 if below or above else 8, n_y=2)
+    all_rows = str(msg("of all rows"))
     base, gap = height - f.bottom, .7 if len(counts) > 12 else 1.5
     bars = []
     for i, (a, b, c) in enumerate(zip(edges, edges[1:], counts)):
         if not c and not (behind and behind[i]): continue
         x, w = f.px(a), max(f.px(b) - f.px(a) - gap, .7)
         y = min(f.py(tall[i]), base - 1) if c else base
-        tip = f"{span(a, b, unit)}: {number(c)} ({percent(share[i])})" + (f"; {msg('of all rows')} {percent(whole[i])}" if behind else "")
+        tip = f"{span(a, b, unit)}: {number(c)} ({percent(share[i])})" + (f"; {all_rows} {percent(whole[i])}" if behind else "")
         if behind: x, w = x + w * .2, w * .6
         bars.append(f'<rect x="{r(x)}" y="{r(y)}" width="{r(w)}" height="{r(base - y)}">{title(tip)}</rect>')
     text = msg("Histogram of {name}: {n} rows from {low} to {high}, {missing} missing", name=name, n=number(n), missing=number(missing),
@@ -109,11 +110,11 @@ def frequent(
 ) -> Markup:
     "The most frequent values with their share and rows."
     most = max([k / max(n, 1) for _, k in values] + [(behind or {}).get(v, 0) for v, _ in values], default=1) or 1
-    lines = []
+    lines, all_rows = [], escape(str(msg("of all rows")))
     for v, k in values:
         share, all_ = k / max(n, 1), (behind or {}).get(v)
         ghost = f'<u style="width:{100 * all_ / most:.3g}%"></u>' if all_ else ""
-        tip = f' title="{escape(msg("of all rows"))} {percent(all_)}"' if behind is not None else ""
+        tip = f' title="{all_rows} {percent(all_)}"' if behind is not None else ""
         long = f' title="{escape(v)}"' if len(v) > 16 else ""
         lines.append(f'<li{tip}{"" if not chosen or v.endswith("…") else f""" data-value="{escape(v)}" """}><span{long}>{escape(v.strip() and v or "∅")}</span>'
                      f'<i>{ghost}<b style="width:{100 * share / most:.3g}%"></b></i><em>{percent(share)}</em><small>{number(k)}</small></li>')
@@ -149,7 +150,7 @@ def over_time(
     if not ys: return nothing(width, height)
     times = [p[0] for _, ps in series for p in ps]
     right = max(map(text_width, [s for s, _ in series])) + 14 if len(series) > 1 else 12
-    f, out = Frame((min(times), max(times)), (min(ys), max(ys)), width, height, write, "time", right=min(right, 110)), []
+    f, out = Frame((min(times), max(times)), (min(ys), max(ys)), width, height, write, "time", right=min(right, 110), n_y=4), []
     for i, (of, ps) in enumerate(series):
         band = [p for p in ps if p[3] is not None and p[4] is not None]
         edge = polyline([(f.px(p[0]), f.py(p[4])) for p in band] + [(f.px(p[0]), f.py(p[3])) for p in band[::-1]])
