@@ -94,7 +94,9 @@ def pair_words(
     "An association in words: every measure that is known, with its rows."
     from mlwb.data.associations import SAMPLE
     sampled = say(msg("sample of {n} rows", n=number(SAMPLE)))
-    def one(name, value, n): return f"{say(name)} {number(value)}" + (f" ({sampled})" if name != "Pearson" and rows > SAMPLE else f" (n = {number(n)})" if n else "")
+    def one(name, value, n):
+        of = f" ({sampled})" if name != "Pearson" and rows > SAMPLE else f" (n = {number(n)})" if n else ""
+        return f"{say(name)} {number(value)}{of}"
     if a.get("pearson") is None or a.get("spearman") is None: return one(a["measure"], a["value"], a["n"])
     by_rank = a["measure"] == "Spearman"
     return one("Pearson", a["pearson"], 0 if by_rank else a["n"]) + " · " + one("Spearman", a["spearman"], a["n"] if by_rank else 0)

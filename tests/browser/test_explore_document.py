@@ -17,7 +17,8 @@ def sea(n=600, seed=0):
     rng = random.Random(seed)
     temp = [rng.gauss(14, 4) for _ in range(n)]
     df = pl.DataFrame({"수온(°C)": temp, "fahrenheit": [t * 1.8 + 32 + rng.gauss(0, .5) for t in temp], "depth_m": [rng.randint(5, 90) for _ in range(n)],
-                       "salinity": [rng.gauss(33, 1) if rng.random() < .8 else None for _ in range(n)], "port": [rng.choice(["부산", "Mokpo", "n/a", EVIL]) for _ in range(n)],
+                       "salinity": [rng.gauss(33, 1) if rng.random() < .8 else None for _ in range(n)],
+                       "port": [rng.choice(["부산", "Mokpo", "n/a", EVIL]) for _ in range(n)],
                        "code": [f"AB-{i % 97:03d}" if i % 9 else "Zz 1" for i in range(n)], "noise": [rng.random() for _ in range(n)],
                        "day": [f"2024-{1 + i % 12:02d}-{1 + i % 27:02d}" for i in range(n)], "caught": [t + rng.gauss(0, 3) > 15 for t in temp]})
     return df.with_columns(pl.col("day").str.to_date(), landed=pl.when("caught").then(pl.lit("yes")))
@@ -122,7 +123,8 @@ def test_hover_anywhere_above_a_bar_tells_its_number(page):
 
 def test_by_keyboard_alone(page):
     page.keyboard.press("Tab")
-    focus = "() => { const e = document.activeElement.shadowRoot?.activeElement; return e && [e.tagName, e.dataset.rows ?? e.closest('[data-item]')?.dataset.item ?? ''].join(' '); }"
+    focus = """() => { const e = document.activeElement.shadowRoot?.activeElement;
+        return e && [e.tagName, e.dataset.rows ?? e.closest('[data-item]')?.dataset.item ?? ''].join(' '); }"""
     for _ in range(60):
         if (page.evaluate(focus) or "").lower().startswith("summary"): break
         page.keyboard.press("Tab")
@@ -139,7 +141,8 @@ def test_by_keyboard_alone(page):
         page.keyboard.press(key)
         bars = svg.locator(".marks > rect").evaluate_all("es => es.map(e => e.hasAttribute('data-active'))")
         assert bars.index(True) == at % len(bars) and sum(bars) == 1
-    assert svg.get_attribute("role") == "listbox" and "%" in svg.locator("[data-active]").get_attribute("aria-label") and "%" in inside(page, ".tip").inner_text()
+    assert svg.get_attribute("role") == "listbox" and "%" in svg.locator("[data-active]").get_attribute("aria-label")
+    assert "%" in inside(page, ".tip").inner_text()
     page.keyboard.press("Escape")
     assert chosen(page) == {} and page.evaluate(focus) == "SUMMARY depth_m"
 

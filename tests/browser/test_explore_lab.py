@@ -91,8 +91,10 @@ def test_a_value_selects_its_rows_and_all_columns_are_described_from_them(notebo
     assert kernel.value("sum(p.subset.counts['temp'].bins)") == mine.height
     facts = inside(page, ".facts").inner_text()
     assert str(mine.height) in facts and "600" not in facts
-    assert open_item(page, "temp").locator("svg .ghost").count() == 1 and "of all rows" in item(page, "temp").locator("svg[data-rows] rect title").first.text_content()
-    assert item(page, "port").locator("[data-value='부산']").get_attribute("aria-selected") == "true" and item(page, "port").get_attribute("open") is not None
+    assert open_item(page, "temp").locator("svg .ghost").count() == 1
+    assert "of all rows" in item(page, "temp").locator("svg[data-rows] rect title").first.text_content()
+    assert item(page, "port").locator("[data-value='부산']").get_attribute("aria-selected") == "true"
+    assert item(page, "port").get_attribute("open") is not None
 
 
 def test_conditions_stack_and_are_taken_back_one_by_one(notebook, sea):
@@ -222,7 +224,8 @@ def test_all_of_it_by_keyboard(notebook, sea):
     item(page, "temp").locator("summary").first.focus()
     page.keyboard.press("ArrowDown"); page.keyboard.press("ArrowDown"); page.keyboard.press("Enter")
     soon(lambda: kernel.value("p.selection"), {"column": "port"})
-    where = "() => { const e = document.querySelector('.jp-OutputArea-output mlwb-view').shadowRoot.activeElement; return [e.dataset.rows ?? '', e.getAttribute('role')]; }"
+    where = """() => { const e = document.querySelector('.jp-OutputArea-output mlwb-view').shadowRoot.activeElement;
+        return [e.dataset.rows ?? '', e.getAttribute('role')]; }"""
     for _ in range(8):
         page.keyboard.press("Tab")
         if page.evaluate(where) == ["port", "listbox"]: break
