@@ -1439,6 +1439,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                            'mlwb/show/described.py'),
                                      'mlwb.show.described.relation_of': ( 'lib/show/explore_columns.html#relation_of',
                                                                           'mlwb/show/described.py'),
+                                     'mlwb.show.described.stored': ('lib/show/explore_columns.html#stored', 'mlwb/show/described.py'),
                                      'mlwb.show.described.strength_of': ( 'lib/show/explore_columns.html#strength_of',
                                                                           'mlwb/show/described.py'),
                                      'mlwb.show.described.target_of': ('lib/show/explore_columns.html#target_of', 'mlwb/show/described.py'),

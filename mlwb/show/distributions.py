@@ -132,7 +132,7 @@ def balance(
     rest = n - sum(k for _, k in shown)
     if rest > 0: shown = [*shown, [str(msg("other values")), rest]]
     strong = [1, *(max(.62 - .12 * i, .12) for i in range(len(shown) - 1))]
-    parts = "".join(f'<b style="width:{100 * k / n:.4g}%;opacity:{o:.2f}"></b>' for (_, k), o in zip(shown, strong))
+    parts = "".join(f'<b style="width:{100 * k / n:.4g}%;opacity:{o:.2f}"></b>' for (_, k), o in zip(shown, strong) if k)
     names = "".join(f'<li><b style="opacity:{o:.2f}"></b><span>{escape(v)}</span><em>{percent(k / n)}</em><small>{number(k)}</small></li>'
                     for (v, k), o in zip(shown, strong))
     return Markup(f'<div class="balance" aria-hidden="true">{parts}</div><ul class="parts">{names}</ul>')

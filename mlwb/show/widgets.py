@@ -62,6 +62,7 @@ def _asked(view, w, question):
     if "replace" in out: w.html = out.pop("replace")
     w.answer = out
 
+# %% ../../notebooks/lib/show/05_widgets.ipynb #widget-bundle
 def widget(
     view: View,
 ) -> dict:  # mime bundle

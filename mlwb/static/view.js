@@ -98,7 +98,7 @@ function choose(root, view, bridge, notice) {
   const ask = async (box, question) => {
     const answer = await bridge.ask(question), place = document.createElement("div");
     if (answer.error) { place.className = "failed"; place.textContent = answer.error; } else place.innerHTML = answer.html ?? "";   // our own kernel's template
-    box.querySelector("h4")?.toggleAttribute("hidden", Boolean(answer.html)); box.append(place);
+    box.querySelector("h4")?.toggleAttribute("hidden", Boolean(answer.html)); box.querySelector(":scope > p").before(place);
   };
   const set = (next, open = "") => {
     next = plain(next);
@@ -199,7 +199,8 @@ const within = (low, high, c) => (c.low === undefined || low >= c.low) && (c.hig
 function bars(root, view, { restrict, conditions }) {
   let start, last, band;
   for (const chart of root.querySelectorAll("[data-rows]")) {
-    if (!parts(chart).length) continue;
+    const all = parts(chart); if (!all.length) continue;
+    for (const p of all) p.setAttribute("role", "option");
     chart.tabIndex = 0; chart.setAttribute("role", "listbox"); chart.setAttribute("aria-multiselectable", "true");
     if (!chart.hasAttribute("aria-label")) chart.setAttribute("aria-label", chart.dataset.rows);
   }
@@ -266,7 +267,7 @@ function bars(root, view, { restrict, conditions }) {
   view.addEventListener("focusout", (event) => { const on = event.target.querySelector?.("[data-active]"); if (on && event.target.dataset?.rows) { on.removeAttribute("data-active"); view.dispatchEvent(new CustomEvent("mlwb-tip")); } });
   const walk = (chart, all, i) => {
     for (const p of all) p.removeAttribute("data-active");
-    const part = all[i]; part.setAttribute("data-active", ""); part.setAttribute("role", "option"); part.id ||= `mark-${chart.dataset.rows}-${i}`;
+    const part = all[i]; part.setAttribute("data-active", ""); part.id ||= `mark-${chart.dataset.rows}-${i}`;
     part.setAttribute("aria-label", tipOf(part) ?? part.textContent); chart.setAttribute("aria-activedescendant", part.id);
     view.dispatchEvent(new CustomEvent("mlwb-tip", { detail: part }));
   };

@@ -212,7 +212,7 @@ def test_korean(documents, open_page):
     unfold(page)
     text = inside(page, ".view").inner_text()
     assert page.evaluate("document.documentElement.lang") == "ko" and not page.errors
-    for words in ("수온", "목표값을 미리 알고 있을 수 있는 열", "주기와 공백", "문자 형태", "함께 움직이는 열"): assert words in text
+    for words in ("수온", "타깃을 미리 알고 있을 수 있는 열", "주기와 공백", "문자 형태", "함께 움직이는 열"): assert words in text
     for words in ("rows", "Columns", "labelled", "Distribution", "missing", "Goes with"): assert words not in text
     item(page, "port").locator("[data-value='부산']").click()
     inside(page, ".notice").get_by_text("mlwb.explore").wait_for(timeout=2000)
