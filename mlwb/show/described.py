@@ -39,7 +39,7 @@ def distinct_of(c) -> str:
 def figures_of(c) -> list:
     "Counts and moments, as rows of a table."
     rows = [(msg("missing"), f"{number(c.missing)} ({percent(c.missing / c.rows)})" if c.missing else "0"),
-            (msg("distinct"), distinct_of(c) if c.distinct_exact else f"{distinct_of(c)} (n = {number(c.rows - c.missing)})")]
+            (msg("distinct"), distinct_of(c) if c.distinct_exact else f"{distinct_of(c)} (n={number(c.rows - c.missing)})")]
     for key, value in c.stats.items():
         if value in (None, 0) and key not in ("mean", "sd", "skewness", "kurtosis"): continue
         if value is None or (c.quantiles and key in ("min", "max")): continue
@@ -104,7 +104,7 @@ def pair_words(
     from mlwb.data.associations import SAMPLE
     sampled = say(msg("sample of {n} rows", n=number(SAMPLE)))
     def one(name, value, n):
-        of = f" ({sampled})" if name != "Pearson" and rows > SAMPLE else f" (n = {number(n)})" if n else ""
+        of = f" ({sampled})" if name != "Pearson" and rows > SAMPLE else f" (n={number(n)})" if n else ""
         return f"{say(name)} {number(value)}{of}"
     if a.get("pearson") is None or a.get("spearman") is None: return one(a["measure"], a["value"], a["n"])
     by_rank = a["measure"] == "Spearman"

@@ -24,7 +24,7 @@ def look_at(
     lost = s.filter(out.is_null() & _words(s).str.strip_chars().replace("", None).is_not_null())
     if len(lost):
         some = ", ".join(repr(v) for v in _words(lost).unique(maintain_order=True).head(3).to_list())
-        kind = {"time": msg("times"), "boolean": msg("yes or no")}.get(type, msg("numbers"))
+        kind = {"time": msg("times"), "boolean": msg("yes/no values")}.get(type, msg("numbers"))
         raise InputError(say(msg("{n:,} of {rows:,} values of {name} are no {kind}, e.g. {some}.", n=len(lost), rows=len(s) - s.null_count(), name=s.name,
                                  kind=say(kind), some=some)))
     return out

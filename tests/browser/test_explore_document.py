@@ -92,7 +92,7 @@ def test_two_columns_show_what_the_document_knows(page):
     assert chosen(page) == {"column": "수온(°C)", "other": "fahrenheit"}
     text = item(page, "수온(°C)").locator(".two-columns").inner_text()
     r = sea().select(pl.corr("수온(°C)", "fahrenheit"), s=pl.corr("수온(°C)", "fahrenheit", method="spearman")).row(0)
-    assert f"Pearson {r[0]:.3f}" in text and f"Spearman {r[1]:.3f}" in text and "n = 600" in text
+    assert f"Pearson {r[0]:.3f}" in text and f"Spearman {r[1]:.3f}" in text and "n=600" in text
     assert item(page, "fahrenheit").get_attribute("open") is not None and item(page, "fahrenheit").get_attribute("data-other") is not None
     item(page, "noise").locator("summary").first.click(modifiers=["Shift"])
     assert chosen(page) == {"column": "수온(°C)", "other": "noise"}
