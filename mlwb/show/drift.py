@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from ..core.messages import msg, say
 from . import figures
-from .explore import type_word
+from .described import type_word
 from .scales import ACCENT, REF, el, number, percent, r
 from .views import View, environment, state_word
 

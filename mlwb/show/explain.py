@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ..core.messages import msg, say
 from . import charts
-from .explore import type_word
+from .described import type_word
 from .scales import number
 from .views import View, environment
 

@@ -192,11 +192,12 @@ def svg(
     name: str,                   # what it shows, for readers who can't see it
     *parts: str,                 # marks
     cls: str = "fig",            # class
+    extra: str = "",             # more attributes, trusted
 ) -> Markup:
     "Put marks into a responsive, accessible SVG."
     style = f"max-width:{r(width * 1.3)}px;width:100%;height:auto"
     return Markup(f'<svg class="{cls}" viewBox="0 0 {r(width)} {r(height)}" style="{style}" role="img" '
-                  f'aria-label="{escape(name)}" font-size="11">{"".join(parts)}</svg>')
+                  f'aria-label="{escape(name)}" font-size="11"{extra}>{"".join(parts)}</svg>')
 
 # %% ../../notebooks/lib/show/00_figures_scales.ipynb #frame
 class Frame:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CSP', 'RESULT', 'asset', 'environment', 'shown', 'state_word', 'View', 'inner', 'html', 'page', 'document', 'save',
-           'observe', 'answer', 'live', 'embedded', 'bundle', 'register', 'find_view', 'view']
+           'selected', 'observe', 'answer', 'live', 'embedded', 'bundle', 'register', 'find_view', 'view']
 
 # %% ../../notebooks/lib/show/01_views.ipynb #views-imports
 import importlib, importlib.util, json, os
@@ -144,8 +144,15 @@ def save(
 View.document, View.save = document, save
 
 # %% ../../notebooks/lib/show/01_views.ipynb #selection
+def selected(
+    self: View,
+    value: dict,  # a selection, from the reader or a cell
+) -> dict:  # the selection that holds
+    "Check a selection, and do what it asks for; an error leaves the one that is."
+    return value
+
 def _select(self, value, tell=True):
-    value = dict(value or {})
+    value = self.selected(dict(value or {}))
     if value == self._selection: return
     self._selection = value
     if tell and self._widget is not None: self._widget.selection = value
@@ -165,8 +172,8 @@ def answer(
     "Answer a question of the reader."
     return {"error": say(msg("This view has nothing more to tell."))}
 
-View.selection, View.observe, View.answer = property(lambda self: dict(self._selection), _select), observe, answer
-View._select = _select
+View.selection = property(lambda self: dict(self._selection), lambda self, value: self._select(value))
+View.selected, View.observe, View.answer, View._select = selected, observe, answer, _select
 
 # %% ../../notebooks/lib/show/01_views.ipynb #display
 RESULT = "application/vnd.mlwb.result+json"  # the MIME type of a result

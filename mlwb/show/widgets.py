@@ -8,6 +8,7 @@ __all__ = ['widget_class', 'reply', 'make', 'widget']
 # %% ../../notebooks/lib/show/05_widgets.ipynb #widgets-imports
 from functools import cache
 
+from ..core.errors import InputError
 from ..core.messages import msg, say
 from .views import View, asset, inner
 
@@ -42,11 +43,26 @@ def make(
     "The widget of a view, one for all places where it is displayed."
     if view._widget is None:
         w = widget_class()(html=str(inner(view)), selection=view.selection)
-        w.observe(lambda change: view._select(change["new"], tell=False), "selection")
-        w.observe(lambda change: setattr(w, "answer", reply(view, change["new"])) if change["new"] else None, "question")
+        w.observe(lambda change: _chosen(view, w, change["new"]), "selection")
+        w.observe(lambda change: _asked(view, w, change["new"]) if change["new"] else None, "question")
         view._widget = w
     return view._widget
 
+def _chosen(view, w, value):
+    "Take the reader's selection; where it can't be, the one that was stands again."
+    try: view._select(value, tell=False)
+    except InputError as e: w.answer = {"error": str(e), "id": ""}
+    except Exception as e:  # noqa: BLE001 (as above)
+        w.answer = {"error": say(msg("The kernel could not answer: {error}", error=f"{type(e).__name__}: {e}"[:300])), "id": ""}
+    if w.selection != view.selection: w.selection = view.selection
+
+def _asked(view, w, question):
+    "Answer; a view that is to be drawn anew is, wherever it is displayed."
+    out = reply(view, question)
+    if "replace" in out: w.html = out.pop("replace")
+    w.answer = out
+
+# %% ../../notebooks/lib/show/05_widgets.ipynb #widget-bundle
 def widget(
     view: View,
 ) -> dict:  # mime bundle

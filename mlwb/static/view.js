@@ -5,7 +5,13 @@
 //   <div data-list="ID" data-select="column"> … <details data-item="NAME" data-type="number" data-text="what search reads" data-sort-KEY="1.5">
 //   <input data-search="ID">   <button data-sort="KEY" data-for="ID">   <button data-filter="type" data-value="number" data-for="ID">   <output data-count="ID">
 //   <button data-pick="column" data-value="NAME">                       select (and open) that item from anywhere
-//   <button data-ask='{"ask": "subset", …}'> or <form data-ask='{…}'>   ask the kernel; its fields are added; the answer goes to the next .answer
+//   <button data-pick="other" data-with="A" data-value="B">             two of them; data-pairs='[[0, 1, "what is known"], …]' on the list says what a document knows
+//   <svg data-rows="NAME" data-edges='[…]' data-from="34" data-to="400"> its bars select ranges of that column; <ul data-rows="NAME"> <li data-value> its values
+//   <button data-unpick="0">, <button data-unpick>                      drop one condition on the rows, or all
+//   <form data-limit="NAME">, <button data-missing="NAME">              a range or value that was typed; the rows without a value
+//   <form data-against="NAME">, <select data-as="NAME">                 a second column; another type
+//   <button data-ask='{"ask": "finer", …}'> or <form data-ask='{…}'>    ask the kernel; its fields are added; the answer goes to the next .answer
+// A selection is {column, other, rows}: rows is {column, low, high} (low ≤ x < high), {column, values}, or a list of such that hold together.
 const kids = (list) => [...list.children].filter((e) => e.dataset.item !== undefined);
 const text = (e) => (e.dataset.text ?? e.dataset.item).toLowerCase().normalize("NFC");
 const reduced = () => globalThis.matchMedia?.("(prefers-reduced-motion: reduce)").matches;
@@ -46,59 +52,266 @@ function compare(a = "", b = "", sign) {
   return sign * (Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y);
 }
 
-function choose(root, view, bridge) {
-  let selection = {};
+const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+const conditions = (selection) => [selection.rows ?? []].flat();
+const plain = ({ column, other, rows, ...rest }) => ({ ...rest, ...(column !== undefined && { column }), ...(other !== undefined && { other }),
+  ...(rows !== undefined && [rows].flat().length && { rows: [rows].flat().length === 1 ? [rows].flat()[0] : rows }) });
+
+function choose(root, view, bridge, notice) {
+  let selection = {}, drawn = "";
+  const lists = () => [...root.querySelectorAll("[data-select]")];
+  const item = (name) => lists().filter((l) => l.dataset.select === "column").flatMap(kids).find((e) => e.dataset.item === name);
+  const unfold = (e) => {
+    e.open = true; e.hidden = false;
+    for (let up = e.parentElement?.closest("details"); up; up = up.parentElement?.closest("details")) up.open = true;
+  };
   const paint = (open) => {
-    for (const list of root.querySelectorAll("[data-select]")) for (const e of kids(list)) {
+    for (const list of lists()) for (const e of kids(list)) {
       const on = selection[list.dataset.select] === e.dataset.item;
       e.toggleAttribute("data-selected", on);
+      e.toggleAttribute("data-other", list.dataset.select === "column" && selection.other === e.dataset.item);
       if (on && open && e.tagName === "DETAILS") {
-        e.open = true; e.hidden = false;
-        for (let up = e.parentElement?.closest("details"); up; up = up.parentElement?.closest("details")) up.open = true;
+        unfold(e);
         if (open === "reveal") e.scrollIntoView({ block: "nearest", behavior: reduced() ? "auto" : "smooth" });
       }
     }
+    pair(open); marks(root, selection);
   };
-  const select = (key, value, open) => {
-    if (value === null) { const { [key]: _, ...rest } = selection; selection = rest; } else selection = { ...selection, [key]: value };
-    paint(open); bridge?.select?.(selection);
+  const pair = (open) => {                     // two columns: what the document knows of them, both unfolded; the kernel draws them
+    const { column, other } = selection, key = JSON.stringify([column, other, Boolean(bridge?.ask)]);
+    if (key === drawn) return;
+    drawn = key;
+    for (const e of root.querySelectorAll(".two-columns")) e.remove();
+    const a = other !== undefined && item(column), b = a && item(other);
+    if (!b) return;
+    if (open) unfold(b);
+    const list = a.parentElement, at = [a, b].map((e) => Number(e.dataset.at));
+    const known = JSON.parse(list.dataset.pairs ?? "[]").find(([x, y]) => (x === at[0] && y === at[1]) || (x === at[1] && y === at[0]));
+    const place = a.querySelector(".answer") ?? a, box = document.createElement("div"), title = document.createElement("h4"), words = document.createElement("p");
+    box.className = "two-columns"; box.tabIndex = -1;
+    title.textContent = `${column} × ${other}`; words.textContent = known?.[2] ?? list.dataset.nopair ?? "";
+    box.append(title, words); place.before(box);
+    if (bridge?.ask) ask(box, { ask: "pair", column, other });
+    else if (open === "reveal") box.scrollIntoView({ block: "center", behavior: reduced() ? "auto" : "smooth" });
+    notice(`${title.textContent}: ${words.textContent}`, true);
+  };
+  const ask = async (box, question) => {
+    const answer = await bridge.ask(question), place = document.createElement("div");
+    if (answer.error) { place.className = "failed"; place.textContent = answer.error; } else place.innerHTML = answer.html ?? "";   // our own kernel's template
+    box.querySelector("h4")?.toggleAttribute("hidden", Boolean(answer.html)); box.querySelector(":scope > p").before(place);
+  };
+  const set = (next, open = "") => {
+    next = plain(next);
+    if (next.other === next.column || next.column === undefined) delete next.other;
+    if (!same(next.rows, selection.rows)) {
+      if (!bridge?.select) { notice(root.querySelector("[data-kernel]")?.dataset.kernel ?? ""); return; }
+      view.setAttribute("aria-busy", "true");
+    }
+    selection = next; paint(open); bridge?.select?.(selection);
     root.host?.dispatchEvent(new CustomEvent("mlwb-select", { detail: selection, bubbles: true, composed: true }));
   };
+  const select = (key, value, open) => {
+    const { [key]: _, ...rest } = selection;
+    if (key === "column") delete rest.other;
+    set(value === null ? rest : { ...rest, [key]: value }, open);
+  };
+  const restrict = (condition, toggle) => {    // one condition a column; the same again takes it away
+    const rest = conditions(selection).filter((c) => c.column !== condition.column), now = conditions(selection).find((c) => c.column === condition.column);
+    set({ ...selection, rows: toggle && now && same(now, condition) ? rest : [...rest, condition] });
+  };
   view.addEventListener("click", (event) => {
-    const pick = event.target.closest("[data-pick]");
+    const pick = event.target.closest("[data-pick]"), drop = event.target.closest("[data-unpick]"), gone = event.target.closest("[data-missing]");
+    if (gone) return restrict({ column: gone.dataset.missing, values: [null] }, true);
+    if (drop) return set({ ...selection, rows: drop.dataset.unpick === "" ? [] : conditions(selection).filter((_, i) => i !== Number(drop.dataset.unpick)) });
+    if (pick?.dataset.pick === "other") return set({ ...selection, column: pick.dataset.with, other: pick.dataset.value }, "reveal");
     if (pick) { select(pick.dataset.pick, pick.dataset.value, "reveal"); pick.tagName === "A" && event.preventDefault(); return; }
-    const summary = event.target.closest("summary"), item = summary?.parentElement, list = item?.parentElement;
-    if (list?.dataset?.select && item.dataset.item !== undefined) select(list.dataset.select, item.open ? null : item.dataset.item, "");
+    const summary = event.target.closest("summary"), row = summary?.parentElement, list = row?.parentElement;
+    if (!list?.dataset?.select || row.dataset.item === undefined) return;
+    if (event.shiftKey && list.dataset.pairs && selection.column !== undefined && selection.column !== row.dataset.item) {
+      event.preventDefault(); return set({ ...selection, other: row.dataset.item }, "reveal");
+    }
+    select(list.dataset.select, row.open ? null : row.dataset.item, "");
+  });
+  view.addEventListener("submit", (event) => {
+    const form = event.target, { against, limit } = form.dataset, given = Object.fromEntries(new FormData(form));
+    if (against === undefined && limit === undefined) return;
+    event.preventDefault();
+    if (against !== undefined) {
+      if (item(given.other)) set({ ...selection, column: against, other: given.other }, "reveal");
+      else notice(`${given.other}?`);
+      return;
+    }
+    const typed = (s) => (s?.trim() && !Number.isNaN(Number(s.replaceAll(",", ""))) ? Number(s.replaceAll(",", "")) : s?.trim());
+    if ("value" in given) return restrict({ column: limit, values: [given.value] });
+    const range = { column: limit }; for (const k of ["low", "high"]) if (given[k]?.trim()) range[k] = typed(given[k]);
+    if (Object.keys(range).length > 1) restrict(range);
   });
   view.addEventListener("keydown", (event) => {
-    const summary = event.target.closest?.("summary"), item = summary?.parentElement;
-    if (!item?.dataset?.item || !["ArrowDown", "ArrowUp", "Home", "End"].includes(event.key)) return;
-    const all = kids(item.parentElement).filter((e) => !e.hidden), at = all.indexOf(item);
+    if (event.key === "Escape" && !event.target.matches?.("input, select")) {
+      const { column, ...rest } = selection;
+      if (selection.rows) set({ ...selection, rows: [] });
+      else if (selection.other !== undefined) set({ ...selection, other: undefined });
+      else if (column !== undefined) { const e = item(column); if (e) { e.open = false; e.querySelector("summary")?.focus(); } set(rest); }
+      return;
+    }
+    const summary = event.target.closest?.("summary"), row = summary?.parentElement;
+    if (!row?.dataset?.item || !["ArrowDown", "ArrowUp", "Home", "End"].includes(event.key)) return;
+    const all = kids(row.parentElement).filter((e) => !e.hidden), at = all.indexOf(row);
     const next = { ArrowDown: all[at + 1], ArrowUp: all[at - 1], Home: all[0], End: all.at(-1) }[event.key];
     if (next) { next.querySelector("summary").focus(); event.preventDefault(); }
   });
   const take = (value, open = "reveal") => {
-    if (JSON.stringify(value ?? {}) === JSON.stringify(selection)) return;
-    selection = { ...(value ?? {}) }; paint(open);
+    const next = plain(value ?? {});
+    if (same(next, selection)) return;
+    selection = next; paint(open);
   };
+  bars(root, view, { restrict, conditions: () => conditions(selection) });
   bridge?.onSelection?.(take);
-  take(bridge?.selection?.(), true);
+  take(bridge?.selection?.(), bridge?.again ? "" : true);
 }
 
+// bars and values that select rows: one stop of the keyboard each, arrows walk, Enter or Space chooses, Shift extends
+const inView = (svg, event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse()).x;
+function binned(svg) {
+  const edges = JSON.parse(svg.dataset.edges), from = Number(svg.dataset.from), to = Number(svg.dataset.to), k = edges.length - 1;
+  return { edges, from, to, k, at: (x) => Math.min(Math.max(Math.floor((x - from) / (to - from) * k), 0), k - 1) };
+}
+const parts = (chart) => [...chart.querySelectorAll(chart.dataset.edges ? ".marks > rect" : "[data-value]")];
+function place(chart, part) {                // which bin a bar stands for
+  const { at } = binned(chart); return at(Number(part.getAttribute("x")) + Number(part.getAttribute("width")) / 2);
+}
+function marks(root, selection) {            // what is chosen is said on the marks themselves
+  const by = new Map(conditions(selection).map((c) => [c.column, c]));
+  for (const chart of root.querySelectorAll("[data-rows]")) {
+    const c = by.get(chart.dataset.rows);
+    if (!c && !chart.dataset.chosen) continue;
+    if (c) chart.dataset.chosen = "1"; else delete chart.dataset.chosen;
+    const edges = c && chart.dataset.edges ? JSON.parse(chart.dataset.edges) : [];
+    for (const p of parts(chart)) {
+      let on = false;
+      if (c && chart.dataset.edges) { const i = place(chart, p); on = !c.values && within(edges[i], edges[i + 1], c); } else if (c) on = (c.values ?? []).includes(p.dataset.value);
+      p.setAttribute("aria-selected", String(on));
+    }
+  }
+}
+const within = (low, high, c) => (c.low === undefined || low >= c.low) && (c.high === undefined || (high !== null && high <= c.high));
+
+function bars(root, view, { restrict, conditions }) {
+  let start, last, band;
+  for (const chart of root.querySelectorAll("[data-rows]")) {
+    const all = parts(chart); if (!all.length) continue;
+    for (const p of all) p.setAttribute("role", "option");
+    chart.tabIndex = 0; chart.setAttribute("role", "listbox"); chart.setAttribute("aria-multiselectable", "true");
+    if (!chart.hasAttribute("aria-label")) chart.setAttribute("aria-label", chart.dataset.rows);
+  }
+  const range = (chart, i, j) => {
+    const { edges } = binned(chart), [a, b] = [Math.min(i, j), Math.max(i, j)], high = edges[b + 1];
+    return { column: chart.dataset.rows, low: edges[a], ...(high !== null && { high }) };
+  };
+  const pick = (chart, part, extend) => {
+    const column = chart.dataset.rows, now = conditions().find((c) => c.column === column);
+    if (chart.dataset.edges) {
+      const i = typeof part === "number" ? part : place(chart, part);
+      const from = extend && now && !now.values ? ends(chart, now) : [i, i];
+      restrict(range(chart, Math.min(i, from[0]), Math.max(i, from[1])), !extend);
+      return;
+    }
+    const value = part.dataset.value, old = now?.values ?? [];
+    if (!extend) return restrict({ column, values: [value] }, true);
+    const values = old.includes(value) ? old.filter((v) => v !== value) : [...old, value];
+    restrict({ column, values: values.length ? values : old }, !values.length);
+  };
+  const ends = (chart, c) => {
+    const { edges, k } = binned(chart), on = [...Array(k).keys()].filter((i) => within(edges[i], edges[i + 1], c));
+    return on.length ? [on[0], on.at(-1)] : [Infinity, -Infinity];
+  };
+  const shade = (chart, i, j) => {
+    const { from, to, k } = binned(chart), w = (to - from) / k, [a, b] = [Math.min(i, j), Math.max(i, j)], box = chart.viewBox.baseVal;
+    band ??= document.createElementNS(chart.namespaceURI, "rect");
+    if (band.parentNode !== chart) chart.append(band);
+    for (const [name, v] of Object.entries({ class: "brush", x: from + a * w, y: 0, width: (b - a + 1) * w, height: box.height - 22 })) band.setAttribute(name, v);
+  };
+  view.addEventListener("pointerdown", (event) => {
+    const svg = event.target.closest("svg[data-rows]");
+    if (!svg || event.button || event.pointerType === "touch") return;
+    const { at, from, to } = binned(svg), x = inView(svg, event);
+    if (x < from || x > to) return;
+    start = { svg, i: at(x) }; last = start.i; event.preventDefault(); svg.focus({ preventScroll: true });
+  });
+  view.addEventListener("pointermove", (event) => {
+    if (!start) return;
+    const i = binned(start.svg).at(inView(start.svg, event));
+    if (i !== last || band?.parentNode) { last = i; shade(start.svg, start.i, i); }
+  });
+  const finish = (event) => {
+    if (!start) return;
+    const { svg, i } = start, j = last; start = undefined; band?.remove();
+    if (event.type === "pointercancel") return;
+    if (i === j) pick(svg, i, event.shiftKey); else restrict(range(svg, i, j));
+  };
+  view.addEventListener("pointerup", finish); view.addEventListener("pointercancel", finish);
+  view.addEventListener("click", (event) => {
+    const value = event.target.closest("[data-rows] > [data-value]"), svg = event.target.closest("svg[data-rows]");
+    if (value) pick(value.parentElement, value, event.shiftKey || event.ctrlKey || event.metaKey);
+    else if (svg && event.pointerType === "touch") pick(svg, binned(svg).at(inView(svg, event)), false);
+  });
+  view.addEventListener("keydown", (event) => {
+    const chart = event.target; if (!chart.dataset?.rows) return;
+    const all = parts(chart), now = all.indexOf(chart.querySelector("[data-active]"));
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity }[event.key];
+    if (step !== undefined) {
+      event.preventDefault(); event.stopPropagation();
+      walk(chart, all, Math.min(Math.max(now < 0 ? (step < 0 && step !== -Infinity ? all.length - 1 : step === Infinity ? all.length - 1 : 0) : now + step, 0), all.length - 1));
+    } else if (["Enter", " "].includes(event.key) && all[now]) { event.preventDefault(); pick(chart, all[now], event.shiftKey); }
+  });
+  view.addEventListener("focusout", (event) => { const on = event.target.querySelector?.("[data-active]"); if (on && event.target.dataset?.rows) { on.removeAttribute("data-active"); view.dispatchEvent(new CustomEvent("mlwb-tip")); } });
+  const walk = (chart, all, i) => {
+    for (const p of all) p.removeAttribute("data-active");
+    const part = all[i]; part.setAttribute("data-active", ""); part.id ||= `mark-${chart.dataset.rows}-${i}`;
+    part.setAttribute("aria-label", tipOf(part) ?? part.textContent); chart.setAttribute("aria-activedescendant", part.id);
+    view.dispatchEvent(new CustomEvent("mlwb-tip", { detail: part }));
+  };
+}
+
+const tipOf = (e) => e.dataset.tip ?? kept(e);
+function kept(e) {                           // a title becomes ours in place of the browser's, when it is first met
+  const t = e.querySelector?.(":scope > title"); if (!t) return e.dataset?.tip;
+  e.dataset.tip = t.textContent; t.remove();
+  return e.dataset.tip;
+}
 function hover(root, view) {
   let tip;
   const hide = () => { tip?.remove(); tip = undefined; };
-  for (const t of root.querySelectorAll("svg title")) { t.parentElement.dataset.tip = t.textContent; t.remove(); }   // ours in place of the browser's
-  for (const e of root.querySelectorAll("svg [data-tip]")) e.setAttribute("aria-label", e.dataset.tip);
-  view.addEventListener("pointermove", (event) => {
-    const mark = event.target.closest?.("[data-tip]");
-    if (!mark) return hide();
+  const show = (text, x, y, above) => {
     if (!tip?.isConnected) { tip = document.createElement("div"); tip.className = "tip"; tip.setAttribute("role", "tooltip"); view.append(tip); }
-    tip.textContent = mark.dataset.tip;
-    const box = tip.getBoundingClientRect(), w = innerWidth, at = { x: event.clientX + 12, y: event.clientY + 16 };
-    const origin = anchor(tip);
-    tip.style.left = Math.max(4, Math.min(at.x, w - box.width - 8)) - origin.x + "px";
-    tip.style.top = (at.y + box.height > innerHeight ? event.clientY - box.height - 8 : at.y) - origin.y + "px";
+    if (tip.textContent !== text) tip.textContent = text;
+    const box = tip.getBoundingClientRect(), w = innerWidth, origin = anchor(tip);
+    tip.style.left = Math.max(4, Math.min(x + 12, w - box.width - 8)) - origin.x + "px";
+    tip.style.top = (y + 16 + box.height > innerHeight ? above - box.height - 8 : y + 16) - origin.y + "px";
+  };
+  const marked = (target) => {
+    for (let e = target; e && e !== view; e = e.parentElement) {
+      const text = e.closest("svg") ? tipOf(e) : e.dataset?.tip;
+      if (text) return text;
+      if (e.tagName === "svg") return undefined;
+    }
+  };
+  const under = (event) => {                 // anywhere above a bar tells of it: small ones can't be hit
+    const svg = event.target.closest?.("svg[data-rows]");
+    if (!svg) return marked(event.target);
+    const { at, from, to } = binned(svg), x = inView(svg, event);
+    if (x < from || x > to) return marked(event.target);
+    const i = at(x), part = parts(svg).find((p) => place(svg, p) === i);
+    return part && tipOf(part);
+  };
+  view.addEventListener("pointermove", (event) => {
+    const text = under(event);
+    if (text) show(text, event.clientX, event.clientY, event.clientY); else hide();
+  });
+  view.addEventListener("mlwb-tip", ({ detail }) => {
+    if (!detail) return hide();
+    const text = tipOf(detail), box = detail.getBoundingClientRect();
+    if (text) show(text, box.left, box.bottom - 8, box.top); else hide();
   });
   view.addEventListener("pointerleave", hide); addEventListener("scroll", hide, { passive: true, capture: true });
 }
@@ -108,21 +321,20 @@ function anchor(tip) {                       // `contain` makes the host the box
   return { x, y };
 }
 
-function asking(root, view, bridge, restart) {
+function asking(root, view, bridge) {
   view.classList.toggle("live", Boolean(bridge?.ask));
   if (!bridge?.ask) return;
   const ask = async (element, question) => {
-    const place = element.closest(".ask, [data-item], .view").parentElement?.querySelector(":scope > .answer") ??
+    const place = element.closest(".ask, .acts, [data-item], .view").parentElement?.querySelector(":scope > .answer") ??
       element.closest("[data-item], .view").querySelector(".answer");
     place?.setAttribute("aria-busy", "true");
     let answer;
     try { answer = await bridge.ask(question); } catch (error) { answer = { error: String(error) }; }
     place?.removeAttribute("aria-busy");
-    if (answer.replace) return restart(answer.replace);
-    if (!place) return;
-    if (answer.error) { const p = document.createElement("p"); p.className = "failed"; p.textContent = answer.error; place.replaceChildren(p); return; }
+    if (!place) return answer;
+    if (answer.error) { const p = document.createElement("p"); p.className = "failed"; p.textContent = answer.error; place.replaceChildren(p); return answer; }
     place.innerHTML = answer.html ?? "";      // our own kernel's autoescaped template
-    for (const t of place.querySelectorAll("svg title")) { t.parentElement.dataset.tip = t.textContent; t.remove(); }
+    return answer;
   };
   view.addEventListener("submit", (event) => {
     const form = event.target.closest("form[data-ask]"); if (!form) return;
@@ -131,6 +343,34 @@ function asking(root, view, bridge, restart) {
   view.addEventListener("click", (event) => {
     const button = event.target.closest("button[data-ask]"); if (button) ask(button, JSON.parse(button.dataset.ask));
   });
+  view.addEventListener("change", async (event) => {
+    const as = event.target.closest("select[data-as]"); if (!as) return;
+    const was = [...as.options].find((o) => o.defaultSelected)?.value;
+    if ((await ask(as, { ask: "as", column: as.dataset.as, type: as.value })).error) as.value = was;
+  });
+}
+
+// what a reader has opened, typed and sorted outlives a view that is drawn anew
+function remember(root) {
+  const view = root.querySelector(".view"), on = root.activeElement, key = (e) => e && ["rows", "unpick", "as", "limit", "against", "missing", "sort", "search", "filter"]
+    .filter((k) => e.dataset[k] !== undefined).map((k) => `[data-${k}="${CSS.escape(e.dataset[k])}"]`)[0];
+  const open = [...root.querySelectorAll("details[open][data-item]")].map((e) => [e.parentElement.dataset.list, e.dataset.item]);
+  const typed = [...root.querySelectorAll("[data-search]")].map((e) => [e.dataset.search, e.value]);
+  const pressed = [...root.querySelectorAll("[data-filter][aria-pressed=true]")].map((e) => `[data-filter="${e.dataset.filter}"][data-value="${CSS.escape(e.dataset.value)}"]`);
+  const sorted = [...root.querySelectorAll("[data-sort][data-dir]")].map((e) => [`[data-sort="${e.dataset.sort}"]`, e.dataset.dir]);
+  const tag = on?.tagName.toLowerCase(), item = on?.closest?.("[data-item]")?.dataset.item;
+  const focus = on && (on.tagName === "SUMMARY" ? "summary" : key(on) ? tag + key(on) : key(on.closest("form")) ? key(on.closest("form")) + ` ${tag}` : on.dataset.unpick !== undefined ? ".picked button" : "");
+  return () => {
+    if (!view) return;
+    for (const [list, name] of open) { const e = root.querySelector(`[data-list="${list}"] > [data-item="${CSS.escape(name)}"]`); if (e) e.open = true; }
+    for (const [id, value] of typed) { const e = root.querySelector(`[data-search="${id}"]`); if (e && value) { e.value = value; e.dispatchEvent(new Event("input")); } }
+    for (const p of pressed) root.querySelector(p)?.click();
+    for (const [s, dir] of sorted) { const e = root.querySelector(s); for (let i = 0; e && i < 3 && e.dataset.dir !== dir; i++) e.click(); }
+    if (!on) return;
+    const within = item === undefined ? root : root.querySelector(`[data-item="${CSS.escape(item)}"]`) ?? root;
+    const next = (focus && (within.querySelector(focus) ?? root.querySelector(focus))) || root.querySelector(".picked button") || root.querySelector("input[type=search]");
+    next?.focus({ preventScroll: true });
+  };
 }
 
 // root: a shadow root (or any element) that holds one .view;  bridge: the way to a kernel, or nothing
@@ -138,8 +378,15 @@ function mount(root, bridge) {
   const view = root.querySelector(".view");
   if (!view || view.dataset.mounted) return;
   view.dataset.mounted = "1"; view.classList.add("live-js");
-  const restart = (html) => { root.innerHTML = html; mount(root, bridge); };
-  arrange(root); choose(root, view, bridge); hover(root, view); asking(root, view, bridge, restart);
+  const notice = (text, quiet) => {           // said to everybody, or to those who listen
+    const place = root.querySelector(".notice"); if (!place) return;
+    place.classList.toggle("sr", Boolean(quiet)); place.textContent = "";
+    setTimeout(() => { place.textContent = text; }, 60);
+    clearTimeout(place.timer); if (!quiet) place.timer = setTimeout(() => { place.textContent = ""; }, 9000);
+  };
+  for (const list of root.querySelectorAll("[data-list]")) kids(list).forEach((e, i) => { e.dataset.at = i; });
+  arrange(root); hover(root, view); asking(root, view, bridge); choose(root, view, bridge, notice);
+  bridge?.onNotice?.(notice);
 }
 
 const open = () => [...document.querySelectorAll("mlwb-view")].flatMap((host) => [...(host.shadowRoot?.querySelectorAll("details") ?? [])]);
@@ -177,21 +424,28 @@ function render({ model, el }) {
   host.dataset.lmSuppressShortcuts = "true";  // typing into the search is no notebook shortcut
   const stop = theme(host), root = host.attachShadow({ mode: "open" }), waiting = new Map();
   for (const type of ["keydown", "keypress", "keyup", "contextmenu"]) host.addEventListener(type, (e) => e.stopPropagation());
-  let told = () => {};
+  let told = () => {}, notice = () => {};
   const selected = () => told(model.get("selection")), answered = () => {
     const answer = model.get("answer"), done = waiting.get(answer?.id);
     if (done) { waiting.delete(answer.id); done(answer); }
+    else if (answer?.id === "" && answer.error) { root.querySelector(".view")?.removeAttribute("aria-busy"); notice(answer.error); }
   };
   model.on("change:selection", selected); model.on("change:answer", answered);
   const bridge = {
-    selection: () => model.get("selection"), onSelection: (fn) => { told = fn; },
+    selection: () => model.get("selection"), onSelection: (fn) => { told = fn; }, onNotice: (fn) => { notice = fn; },
     select: (selection) => { model.set("selection", selection); model.save_changes(); },
     ask: (question) => new Promise((done) => {
       const id = `${Date.now()}-${Math.random().toString(36).slice(2)}`;
       waiting.set(id, done); model.set("question", { ...question, id }); model.save_changes();
     }),
   };
-  const draw = () => { root.innerHTML = model.get("html"); mount(root, bridge); };
+  const draw = () => {
+    const again = remember(root);
+    host.style.minHeight = `${host.offsetHeight}px`;      // what is below keeps its place
+    root.innerHTML = model.get("html"); mount(root, bridge); again();
+    if (bridge.again) notice(root.querySelector("[data-said]")?.textContent ?? root.querySelector(".facts")?.textContent ?? "", true);
+    bridge.again = true; requestAnimationFrame(() => { host.style.minHeight = ""; });
+  };
   model.on("change:html", draw); draw();
   el.append(host);
   return () => { stop?.(); model.off("change:selection", selected); model.off("change:answer", answered); model.off("change:html", draw); };

@@ -25,7 +25,7 @@ def test_it_is_data_and_stays_data(name, scripts, open_page, tmp_path):
     page = open_page(tmp_path / "page.html", scripts=scripts)
     rows = page.locator("mlwb-view >> css=[data-list=columns] > details")
     assert rows.count() == df.shape[1] and rows.first.inner_text().strip()
-    for i in range(min(3, df.shape[1])): rows.nth(i).locator("summary").click(position={"x": 5, "y": 5})
+    for i in range(min(3, df.shape[1])): rows.nth(i).locator("> summary").click(position={"x": 5, "y": 5})
     if scripts: assert page.evaluate(f"() => window.{hostile.MARK}") is None
     assert not page.dialogs and not page.errors and all(u.startswith(("file:", "data:")) for u in page.requests)
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth") if scripts else True

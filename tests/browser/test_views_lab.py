@@ -86,34 +86,6 @@ def test_the_kernel_selects_in_the_view(notebook, i, var):
     assert row(page, i, "temp").get_attribute("open") is not None
 
 
-def test_a_pair_is_drawn_by_the_kernel(notebook):
-    page, kernel = notebook
-    kernel.execute_interactive("p.selection = {'column': 'temp'}")
-    form = row(page, 0, "temp").locator("form").nth(1)
-    form.locator("input[name=other]").fill("salinity")
-    form.locator("button").click()
-    row(page, 0, "temp").locator(".answer svg circle").first.wait_for(timeout=20_000)
-    assert "400 rows" in row(page, 0, "temp").locator(".answer").inner_text()
-    form.locator("input[name=other]").fill("<b>no</b>")
-    form.locator("button").click()
-    soon(lambda: "There is no column" in row(page, 0, "temp").locator(".answer").inner_text(), True)
-
-
-def test_rows_behind_a_value_are_profiled_by_the_kernel(notebook):
-    page, kernel = notebook
-    kernel.execute_interactive("p.selection = {'column': 'port'}")
-    form = row(page, 0, "port").locator("form").first
-    n = kernel.value("spring.filter(pl.col('port') == 'Mokpo').height")
-    form.locator("select").select_option("Mokpo")
-    form.locator("button").click()
-    back = output(page, 0).locator(".back")
-    back.wait_for(timeout=20_000)
-    assert f"{n:,} rows" in back.inner_text() and str(n) in output(page, 0).locator(".facts").inner_text()
-    back.locator("button").click()
-    back.wait_for(state="detached", timeout=20_000)
-    assert "400" in output(page, 0).locator(".facts").inner_text()
-
-
 def test_finer_bins_are_drawn_by_the_kernel(notebook):
     page, kernel = notebook
     kernel.execute_interactive("d.selection = {'column': 'temp'}")
