@@ -67,9 +67,10 @@ def co_moments(
     with np.errstate(all="ignore"):
         mean, m2, c = sx / n, np.maximum(sxx - sx * sx / n, 0), sxy - sx * sx.T / n
         m2 = np.where(m2 <= 1e-14 * np.maximum(sxx, 1e-300), 0, m2)
-    return _stored([c.name for c in columns], n.astype(int), mean * scale[:, None] + centre[:, None],
-                   m2 * scale[:, None] ** 2, c * np.outer(scale, scale))
+        own, both = scale[:, None], np.outer(scale, scale)
+        return _stored([c.name for c in columns], n.astype(int), mean * own + centre[:, None], m2 * own ** 2, c * both)
 
+# %% ../../notebooks/lib/data/07_associations.ipynb #stored
 def _stored(names, n, mean, m2, c):
     x = lambda v: float(v) if np.isfinite(v) else None
     k, pairs = range(len(names)), []

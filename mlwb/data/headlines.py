@@ -43,6 +43,7 @@ SENTENCES = {  # kind of alert → sentence about its columns; None: the alert's
     "numbers-as-text": msg("Numbers stored as text: {columns}."), "times-as-text": msg("Dates stored as text: {columns}."),
     "infinite": msg("Infinite values, perhaps from a division by zero: {columns}."),
     "blank": msg("Blank text where a value is missing: {columns}."),
+    "disguised": msg("Values that probably stand for missing ones: {columns}."),
     "same": msg("The same as another column: {columns}."),
     "missing": msg("More than half of the values are missing: {columns}."),
 }
