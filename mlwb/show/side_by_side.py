@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from ..core.messages import Message, msg, say
 from . import figures
-from .explore import STATS, quantiles_of, type_word
+from .described import STATS, quantiles_of, type_word
 from .figures import _range
 from .scales import Frame, INK, el, fit, label, number, percent, r, svg, text_width, title, when
 from .views import View
