@@ -178,8 +178,8 @@ def test_two_columns_are_drawn_of_the_rows_that_are_selected(notebook, sea):
     kernel.execute_interactive("p.selection = {'column': 'temp', 'other': 'port', 'rows': {'column': 'caught', 'values': ['true']}}", silent=True)
     caught = sea["caught"].sum()
     soon(lambda: f"{caught} rows" in item(page, "temp").locator(".two-columns").inner_text(), True)
-    kernel.execute_interactive("p.selection = {}", silent=True)
-    open_item(page, "temp")
+    kernel.execute_interactive("p.selection = {'column': 'temp'}", silent=True)
+    soon(lambda: (inside(page, ".picked, .two-columns").count(), item(page, "temp").get_attribute("data-selected")), (0, ""))
     item(page, "depth_m").locator("summary").first.click(modifiers=["Shift"])
     soon(lambda: kernel.value("p.selection"), {"column": "temp", "other": "depth_m"})
 
