@@ -102,7 +102,7 @@ def pair_words(
 ) -> str:
     "An association in words: every measure that is known, with its rows."
     from mlwb.data.associations import SAMPLE
-    sampled = say(msg("sample of {n} rows", n=number(SAMPLE)))
+    sampled = say(msg("n={n}, sampled", n=number(SAMPLE)))
     def one(name, value, n):
         of = f" ({sampled})" if name != "Pearson" and rows > SAMPLE else f" (n={number(n)})" if n else ""
         return f"{say(name)} {number(value)}{of}"

@@ -59,7 +59,7 @@ def distribution(
     if len(edges) < 2 or not (n or m): return nothing(width, height)
     share, whole = [c / (n or 1) for c in counts], [c / (m or 1) for c in behind or []]
     tall = share if behind else counts
-    f = Frame((edges[0], edges[-1]), (0, max([*tall, *whole])), width, height, percent if behind else number, unit, top=16 if below or above else 8, n_y=2)
+    f = Frame((edges[0], edges[-1]), (0, max([*tall, *whole])), width, height, percent if behind else number, unit, top=16 if below or above else 8)
     all_rows = str(msg("of all rows"))
     base, gap = height - f.bottom, .7 if len(counts) > 12 else 1.5
     bars = []

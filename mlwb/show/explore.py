@@ -53,7 +53,8 @@ def _context(self):
     types = [(t, TYPES[t]) for t in TYPES if any(c.type == t for c in r.columns)]
     return dict(r=r, whole=whole, subset=self.subset, head=_head(r), types=types, levels=worst, by_column=by_column, alerts=alerts, grid=_grid(whole),
                 type_word=type_word, mechanisms=MECHANISMS, notes=getattr(whole, "notes", []), d=described, drawn=_Drawn(self.subset, whole),
-                targets=described.target_of(r), companions=described.companions(whole), pairs=_pairs(whole), looked_at=self.types)
+                targets=described.target_of(r), companions=described.companions(whole), pairs=_pairs(whole), looked_at=self.types,
+                accused={s.column: s for s in whole.suspects})
 
 def _head(r):
     out = [(msg("rows"), number(r.rows), ""), (msg("columns"), number(len(r.columns)), ""), (msg("missing"), percent(_missing(r)), "")]

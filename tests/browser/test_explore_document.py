@@ -112,6 +112,7 @@ def test_hover_anywhere_above_a_bar_tells_its_number(page):
     item(page, "depth_m").locator("summary").first.click()
     svg = item(page, "depth_m").locator("svg[data-rows]")
     svg.scroll_into_view_if_needed()
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")  # scrolling hides what is told
     box = svg.bounding_box()
     page.mouse.move(box["x"] + box["width"] * .6, box["y"] + 12)
     text = inside(page, ".tip").inner_text()

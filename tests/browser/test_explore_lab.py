@@ -63,7 +63,7 @@ def notebook(opened):
 
 def inside(page, css): return page.locator(f".jp-OutputArea-output mlwb-view >> css={css}")
 def item(page, name): return inside(page, f"[data-list=columns] > details[data-item='{name}']")
-def rows(page): return inside(page, "[data-said]").inner_text()
+def rows(page): return " ".join(inside(page, "[data-said]").all_inner_texts())  # empty where all are looked at
 
 
 def open_item(page, name):
@@ -128,9 +128,11 @@ def test_bars_are_clicked_dragged_over_and_extended(notebook, sea):
     k = len(counts)
     page.mouse.click(*bar_at(page, "temp", 10, k))
     soon(lambda: kernel.value("p.selection.get('rows')"), {"column": "temp", "low": edges[10], "high": edges[11]})
+    soon(lambda: rows(page).split(" of")[0], str(counts[10]))
     assert kernel.value("p.rows().height") == counts[10] == sea.filter(pl.col("temp").is_between(edges[10], edges[11], "left")).height
     page.keyboard.down("Shift"); page.mouse.click(*bar_at(page, "temp", 13, k)); page.keyboard.up("Shift")
     soon(lambda: kernel.value("p.selection.get('rows')"), {"column": "temp", "low": edges[10], "high": edges[14]})
+    soon(lambda: rows(page).split(" of")[0], str(sum(counts[10:14])))
     page.mouse.move(*bar_at(page, "temp", 5, k)); page.mouse.down(); page.mouse.move(*bar_at(page, "temp", 7, k)); page.mouse.move(*bar_at(page, "temp", 9, k))
     assert item(page, "temp").locator(".brush").count() == 1
     page.mouse.up()
@@ -157,6 +159,7 @@ def test_the_missing_and_what_is_typed(notebook, sea):
     soon(lambda: kernel.value("p.selection.get('rows')"), {"column": "salinity", "values": [None]})
     assert kernel.value("p.rows().height") == sea["salinity"].null_count()
     kernel.execute_interactive("p.selection = {}", silent=True)
+    soon(lambda: rows(page), "")
     form = open_item(page, "depth_m").locator("form[data-limit]")
     form.locator("[name=low]").fill("20"); form.locator("[name=high]").fill("30"); form.locator("button").first.click()
     soon(lambda: rows(page).split(" of")[0], str(sea.filter(pl.col("depth_m").is_between(20, 30, "left")).height))
@@ -178,8 +181,8 @@ def test_two_columns_are_drawn_of_the_rows_that_are_selected(notebook, sea):
     kernel.execute_interactive("p.selection = {'column': 'temp', 'other': 'port', 'rows': {'column': 'caught', 'values': ['true']}}", silent=True)
     caught = sea["caught"].sum()
     soon(lambda: f"{caught} rows" in item(page, "temp").locator(".two-columns").inner_text(), True)
-    kernel.execute_interactive("p.selection = {}", silent=True)
-    open_item(page, "temp")
+    kernel.execute_interactive("p.selection = {'column': 'temp'}", silent=True)
+    soon(lambda: (inside(page, ".picked, .two-columns").count(), item(page, "temp").get_attribute("data-selected")), (0, ""))
     item(page, "depth_m").locator("summary").first.click(modifiers=["Shift"])
     soon(lambda: kernel.value("p.selection"), {"column": "temp", "other": "depth_m"})
 
