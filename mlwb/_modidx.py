@@ -522,6 +522,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlwb.data.words._looks': ('lib/data/words.html#_looks', 'mlwb/data/words.py'),
                                  'mlwb.data.words.describe_words': ('lib/data/words.html#describe_words', 'mlwb/data/words.py'),
                                  'mlwb.data.words.set_top': ('lib/data/words.html#set_top', 'mlwb/data/words.py'),
+                                 'mlwb.data.words.there_once': ('lib/data/words.html#there_once', 'mlwb/data/words.py'),
                                  'mlwb.data.words.top_values': ('lib/data/words.html#top_values', 'mlwb/data/words.py'),
                                  'mlwb.data.words.value_counts': ('lib/data/words.html#value_counts', 'mlwb/data/words.py')},
             'mlwb.model.artifact': { 'mlwb.model.artifact.Model': ('lib/model/artifact.html#model', 'mlwb/model/artifact.py'),
