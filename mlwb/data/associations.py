@@ -29,7 +29,7 @@ def sampled_rows(
     "The rows that ranks and categories are looked at in."
     return np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False)) if rows > SAMPLE else None
 
-# %% ../../notebooks/lib/data/07_associations.ipynb #co-moments
+# %% ../../notebooks/lib/data/07_associations.ipynb #blocks
 def _scales(columns):
     "A centre and a scale for each column, from its description."
     for c in columns:
@@ -46,6 +46,7 @@ def _blocks(df, names, rows=2**18, step=2**15):
         values = [values_of(part[name]) for name in names]
         for i in range(0, part.height, step): yield np.column_stack([v[i:i + step] for v in values])
 
+# %% ../../notebooks/lib/data/07_associations.ipynb #co-moments
 def co_moments(
     df,                     # polars frame, or a table read column by column
     columns: list[Column],  # described

@@ -43,7 +43,7 @@ def set_top(
     c.more, c.other = more, int(rows - sum(n for _, n in c.top))
     c.unlisted = max([left[0][1] if left else 0, *(n for (_, n), cut in zip(found, long) if cut)])
 
-# %% ../../notebooks/lib/data/05_words.ipynb #describe-words
+# %% ../../notebooks/lib/data/05_words.ipynb #value-counts
 def value_counts(
     s: pl.Series,  # text, none missing
 ) -> pl.DataFrame:  # value, n
@@ -63,6 +63,7 @@ def there_once(
     again = pl.Series(v[1:][v[1:] == v[:-1]])
     return ~h.is_in(again.unique().implode()) if len(again) < len(s) / 4 else None
 
+# %% ../../notebooks/lib/data/05_words.ipynb #describe-words
 def describe_words(
     c,             # Column, with its rows and missing
     s: pl.Series,  # String, with its missing values
