@@ -7,6 +7,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'mlwb.cli._nothing': ('lib/cli.html#_nothing', 'mlwb/cli.py'),
                           'mlwb.cli._notify': ('lib/cli.html#_notify', 'mlwb/cli.py'),
                           'mlwb.cli._options': ('lib/cli.html#_options', 'mlwb/cli.py'),
+                          'mlwb.cli._prepare_view': ('lib/cli.html#_prepare_view', 'mlwb/cli.py'),
                           'mlwb.cli._print_json': ('lib/cli.html#_print_json', 'mlwb/cli.py'),
                           'mlwb.cli._project': ('lib/cli.html#_project', 'mlwb/cli.py'),
                           'mlwb.cli._read': ('lib/cli.html#_read', 'mlwb/cli.py'),

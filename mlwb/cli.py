@@ -7,7 +7,7 @@ __all__ = ['app', 'Json', 'Stage', 'Out', 'main', 'run', 'runs', 'show', 'gc', '
            'serve']
 
 # %% ../notebooks/lib/90_cli.ipynb #cli-imports
-import json, os, shlex, signal, sys
+import json, os, shlex, signal, sys, threading
 from pathlib import Path
 from typing import Annotated
 
@@ -252,6 +252,10 @@ def report(
         webbrowser.open(path.as_uri())
 
 # %% ../notebooks/lib/90_cli.ipynb #profile
+def _prepare_view():
+    from mlwb.show.views import environment
+    for name in ("base", "_view", "_inner", "_parts", "_profile", "profile"): environment().get_template(f"{name}.html.j2")
+
 Out = Annotated[Path, typer.Option("-o", "--out", help="Write the view as a self-contained HTML file.")]
 
 def _read(data, by_column=False):
@@ -273,6 +277,7 @@ def profile(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait busily, and these matrices are small
     from mlwb.data import profile as engine
     from mlwb.show.printed import print_profile, save_view
+    if out: threading.Thread(target=_prepare_view).start()  # beside the columns, whose work lets go of Python's lock
     result = engine.profile(_read(data, by_column=True), target=target or None, name=Path(data).name)
     if out: save_view(result, out)
     if as_json: _print_json(engine.document(result))

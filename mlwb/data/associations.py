@@ -133,10 +133,10 @@ def correlation_ratios(
     "`correlation_ratio` of every column."
     at, sums = codes.astype(np.intp) + 1, []
     count = lambda *x: np.bincount(*x, minlength=groups + 1)[1:]
-    whole = count(at)
+    whole, out = count(at), np.flatnonzero(at == 0)
     for v, there in columns:
         own = at if there is None else np.where(there, at, 0)
-        sums.append((whole if there is None else count(own), count(own, v), count(own, v * v).sum()))
+        sums.append((whole if there is None else count(own), count(own, v), v @ v - v[out] @ v[out]))
     n, s, square = (np.array(x) for x in zip(*sums))
     rows, k, mid = n.sum(1), (n > 0).sum(1), s.sum(1) ** 2 / np.maximum(n.sum(1), 1)
     total, between = square - mid, (s * s / np.maximum(n, 1)).sum(1) - mid
