@@ -7,7 +7,7 @@ __all__ = ['app', 'Json', 'Stage', 'Out', 'main', 'run', 'runs', 'show', 'gc', '
            'serve']
 
 # %% ../notebooks/lib/90_cli.ipynb #cli-imports
-import json, os, shlex, signal, sys
+import json, os, shlex, signal, sys, threading
 from pathlib import Path
 from typing import Annotated
 
@@ -250,6 +250,10 @@ def report(
         webbrowser.open(path.as_uri())
 
 # %% ../notebooks/lib/90_cli.ipynb #profile
+def _prepare_view():
+    from mlwb.show.views import environment
+    for name in ("base", "_view", "_inner", "_parts", "_profile", "profile"): environment().get_template(f"{name}.html.j2")
+
 Out = Annotated[Path, typer.Option("-o", "--out", help="Write the view as a self-contained HTML file.")]
 
 def _read(data, by_column=False):
@@ -275,6 +279,7 @@ def profile(
     from mlwb.show.printed import print_comparison, print_profile, save_view
     if save and other: raise UsageError("--save writes the profile of one table; leave the other one out.")
     if save and save.suffix != ".json": raise UsageError(f"--save takes the name of a .json file, not {str(save)!r}.")
+    if out: threading.Thread(target=_prepare_view).start()  # beside the columns, whose work lets go of Python's lock
     tables = [(x, "") if sides.is_saved(x) else (_read(x, by_column=True), Path(x).name) for x in (data, other) if x]
     if other: result = sides.compare_any(*(x for x, _ in tables), [n for _, n in tables], target or None)
     else: result = sides.open_profile(*tables[0], target=target or None)

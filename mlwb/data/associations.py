@@ -29,7 +29,7 @@ def sampled_rows(
     "The rows that ranks and categories are looked at in."
     return np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False)) if rows > SAMPLE else None
 
-# %% ../../notebooks/lib/data/07_associations.ipynb #co-moments
+# %% ../../notebooks/lib/data/07_associations.ipynb #blocks
 def _scales(columns):
     "A centre and a scale for each column, from its description."
     for c in columns:
@@ -46,6 +46,7 @@ def _blocks(df, names, rows=2**18, step=2**15):
         values = [values_of(part[name]) for name in names]
         for i in range(0, part.height, step): yield np.column_stack([v[i:i + step] for v in values])
 
+# %% ../../notebooks/lib/data/07_associations.ipynb #co-moments
 def co_moments(
     df,                     # polars frame, or a table read column by column
     columns: list[Column],  # described
@@ -133,10 +134,10 @@ def correlation_ratios(
     "`correlation_ratio` of every column."
     at, sums = codes.astype(np.intp) + 1, []
     count = lambda *x: np.bincount(*x, minlength=groups + 1)[1:]
-    whole = count(at)
+    whole, out = count(at), np.flatnonzero(at == 0)
     for v, there in columns:
         own = at if there is None else np.where(there, at, 0)
-        sums.append((whole if there is None else count(own), count(own, v), count(own, v * v).sum()))
+        sums.append((whole if there is None else count(own), count(own, v), v @ v - v[out] @ v[out]))
     n, s, square = (np.array(x) for x in zip(*sums))
     rows, k, mid = n.sum(1), (n > 0).sum(1), s.sum(1) ** 2 / np.maximum(n.sum(1), 1)
     total, between = square - mid, (s * s / np.maximum(n, 1)).sum(1) - mid

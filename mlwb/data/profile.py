@@ -39,8 +39,7 @@ class Profile(Result):
     memory: int = 0                                   # bytes of the table in memory
     target: str = ""
     task: str = ""
-    # labelled, unlabelled, and classes: [[label, rows], …] (of two, the positive one last) or mean, sd, min, max, histogram
-    target_summary: dict = field(default_factory=dict)
+    target_summary: dict = field(default_factory=dict)      # (un)labelled; classes [[label, rows], …], the positive one of two last; or mean, sd, …
     target_over_time: dict = field(default_factory=dict)    # see `mlwb.data.over_time`; empty where there is no time
     suspects: list[Suspect] = field(default_factory=list)   # columns that may know the target
     associations: list[dict] = field(default_factory=list)  # {"a", "b", "measure", "value", "n"}, strongest first

@@ -12,6 +12,7 @@ import polars as pl
 
 from .columns import Column, _largest, looked_at
 from .targets import Target
+from .words import there_once
 
 # %% ../../notebooks/lib/data/07_relations.ipynb #auc-of-bins
 def auc_of_bins(
@@ -107,7 +108,7 @@ def _counts(codes, bins, t: Target, half):
     return n, s, s.sum(1) if t.task == "classification" else np.bincount(half[use], y * y, 2)
 
 # %% ../../notebooks/lib/data/07_relations.ipynb #word-codes
-MANY = 20_000  # different texts, from which on their hashes are ranked instead
+MANY = 20_000  # different texts, from which on their hashes are looked at first
 
 def word_codes(
     s: pl.Series,
@@ -117,12 +118,16 @@ def word_codes(
     if distinct < MANY:
         values = s.drop_nulls().unique()
         if len(values) < MANY: return s.cast(pl.Enum(values)).to_physical().cast(pl.Int64).fill_null(-1).to_numpy(), values
-    there = s.is_not_null().to_numpy()
-    if distinct == there.sum(): codes, first = np.where(there, np.cumsum(there) - 1, -1), np.flatnonzero(there)
-    else:
-        codes = np.full(len(s), -1)
-        codes[there] = s.drop_nulls().hash(0).rank("dense").to_numpy() - 1.0
-        first = np.zeros(codes.max() + 1, int); first[codes[there]] = np.flatnonzero(there)
+    there, codes = s.is_not_null().to_numpy(), np.full(len(s), -1)
+    v = s.drop_nulls()
+    once = there_once(v) if distinct != len(v) else None
+    if distinct == len(v): codes[there] = np.arange(len(v))
+    elif once is None: codes[there] = v.hash(0).rank("dense").to_numpy() - 1.0
+    else:  # those that repeat are numbered after those that don't
+        alone = once.to_numpy()
+        codes[np.flatnonzero(there)[alone]] = np.arange(alone.sum())
+        codes[np.flatnonzero(there)[~alone]] = alone.sum() + v.filter(~once).hash(0).rank("dense").to_numpy() - 1.0
+    first = np.zeros(codes.max() + 1, int); first[codes[there]] = np.flatnonzero(there)
     return codes, s.gather(first)
 
 # %% ../../notebooks/lib/data/07_relations.ipynb #shown-bins
