@@ -143,17 +143,17 @@ def some_rows(
 ) -> Subset:
     "Describe the rows that meet the conditions; InputError without any."
     from mlwb.data.over_time import target_over_time
-    from mlwb.data.profile import Profile, _describe_all, _target_summary
+    from mlwb.data.profile import Profile, describe_columns, summary_of_target
     keep = mask(df, found)
     rows = df.filter(keep)
     if not rows.height: raise InputError(say(msg("No row is left.")))
     t = _target_of(target, keep.to_numpy()) if target is not None else None
     p = Profile(whole.name, rows.height, target=whole.target, task=whole.task)
-    _describe_all(p, rows, t)
+    describe_columns(p, rows, t)
     for c in p.columns:
         if c.name in (types or {}) and not c.error: c.type = types[c.name]
     if t is not None:
-        p.target_summary = _target_summary(t, p.column(t.name))
+        p.target_summary = summary_of_target(t, p.column(t.name))
         if time := whole.target_over_time.get("time"): p.target_over_time = target_over_time(rows, t, time)
     counts = {c.name: counts_in(rows[c.name], c) for c in whole.columns if not c.error}
     return Subset(found, df.height, rows, p, counts)
