@@ -147,7 +147,7 @@ def nan_to_null(
     df: pl.DataFrame,
 ) -> pl.DataFrame:
     "NaN and null are both 'missing': make it null."
-    floats = [c for c in df.columns if df.schema[c].is_float()]
+    floats = [c for c, t in df.schema.items() if t.is_float()]
     with_nan = [c for c in floats if df[c].is_nan().any()]
     return df.with_columns(pl.col(with_nan).fill_nan(None)) if with_nan else df
 
