@@ -206,8 +206,10 @@ def _correlate(x):
         z = np.where(there, x, 0)
         scale = np.abs(z).max(0); z = z / np.where(scale > 0, scale, 1)
         z = np.where(there, z - z.sum(0) / np.maximum(1, there.sum(0)), 0)
-        m = there.astype(float)
-        n, sx, sxx, sxy = m.T @ m, z.T @ m, (z * z).T @ m, z.T @ z
+        gaps = np.flatnonzero(~there.all(0))
+        m = np.column_stack([np.ones(len(x)), there[:, gaps]])
+        k = np.zeros(x.shape[1], int); k[gaps] = range(1, len(gaps) + 1)  # which mask belongs to a column; 0: it has no gaps
+        n, sx, sxx, sxy = (m.T @ m)[np.ix_(k, k)], (z.T @ m)[:, k], ((z * z).T @ m)[:, k], z.T @ z
         cov, var = sxy - sx * sx.T / n, sxx - sx * sx / n
         r = cov / np.sqrt(var * var.T)
     small = (var <= 1e-14 * np.maximum(sxx, 1e-300)) | (n < 3)
