@@ -51,7 +51,7 @@ PEERS = {
     "sweetviz": ("pairwise_analysis='off'", ["sweetviz==2.3.3", "pandas==3.1.1", "pyarrow==26.0.1"], PANDAS + (
         "import sweetviz\nsweetviz.analyze(df, pairwise_analysis='off').show_html(out, open_browser=False)")),
 }
-MLWB = {"mlwb": [], "mlwb --target": ["--target", "churned"], "mlwb, CSV": []}
+MLWB = {"mlwb": [], "mlwb --target": ["--target", "churned"], "mlwb CSV": []}
 LIMITS = [  # rows, measure, peer, largest ratio of mlwb's figure to the peer's
     (100_000, "wall", "evidently", 1 / 8), (100_000, "wall", "fg-data-profiling", 1 / 8), (100_000, "wall", "skrub", 1 / 4),
     (1_000_000, "cpu", "fg-data-profiling", 1 / 6), (1_000_000, "cpu", "skrub", 1 / 2), (1_000_000, "memory", "fg-data-profiling", .4)]
@@ -215,7 +215,7 @@ def measured(command: list, out: Path, limit: float, env: dict) -> dict:
         peak, ended = [0], threading.Event()
 
         def watch():
-            while not ended.wait(.01):
+            while not ended.wait(.025):
                 peak[0] = max(peak[0], resident(process.pid))
                 if time.perf_counter() - start > limit: process.kill()
         watcher = threading.Thread(target=watch)
@@ -250,7 +250,7 @@ def command(cache: Path, name: str, rows: int, out: Path) -> tuple[list | None, 
         path = table(cache / "tables", rows, "csv" if "CSV" in name else "parquet")
         return [sys.executable, "-c", "from mlwb.cli import main; main()", "profile", path, "-o", out, *MLWB[name]], ""
     path = table(cache / "tables", rows)
-    if name == "polars, by hand": return [sys.executable, "-c", BARE, path, out], ""
+    if name == "polars by hand": return [sys.executable, "-c", BARE, path, out], ""
     python, why = installed(cache, name)
     return [python, "-c", PEERS[name][2], path, out] if python else None, why
 
@@ -331,7 +331,7 @@ def main():
     parser.add_argument("--limit", type=float, default=600, help="seconds that one run may take")
     parser.add_argument("--out", type=Path, default=REPO / "benchmarks" / "results" / "profile.md")
     args = parser.parse_args()
-    names = [n.strip() for n in args.only.split(",") if n.strip()] or [*MLWB, "polars, by hand", *PEERS]
+    names = [n.strip() for n in args.only.split(",") if n.strip()] or [*MLWB, "polars by hand", *PEERS]
     results, load = {}, os.getloadavg()[0]
     for rows in map(int, args.rows.split(",")):
         alone = rows > 1_000_000

@@ -251,6 +251,7 @@ def report(
 
 # %% ../notebooks/lib/90_cli.ipynb #profile
 def _prepare_view():
+    import rich.console, rich.table  # noqa: E401, F401
     from mlwb.show.views import environment
     for name in ("base", "_view", "_inner", "_parts", "_profile", "profile"): environment().get_template(f"{name}.html.j2")
 
