@@ -250,11 +250,6 @@ def report(
         webbrowser.open(path.as_uri())
 
 # %% ../notebooks/lib/90_cli.ipynb #profile
-def _prepare_view():
-    import rich.console, rich.table  # noqa: E401, F401
-    from mlwb.show.views import environment
-    for name in ("base", "_view", "_inner", "_parts", "_profile", "profile"): environment().get_template(f"{name}.html.j2")
-
 Out = Annotated[Path, typer.Option("-o", "--out", help="Write the view as a self-contained HTML file.")]
 
 def _read(data, by_column=False):
@@ -277,10 +272,10 @@ def profile(
     "Profile a table (columns, alerts, associations), or set two side by side."
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait busily, and these matrices are small
     from mlwb.data import compare as sides, profile as engine
-    from mlwb.show.printed import print_comparison, print_profile, save_view
+    from mlwb.show.printed import prepare_view, print_comparison, print_profile, save_view
     if save and other: raise UsageError("--save writes the profile of one table; leave the other one out.")
     if save and save.suffix != ".json": raise UsageError(f"--save takes the name of a .json file, not {str(save)!r}.")
-    if out: threading.Thread(target=_prepare_view).start()  # beside the columns, whose work lets go of Python's lock
+    if out: threading.Thread(target=prepare_view).start()
     tables = [(x, "") if sides.is_saved(x) else (_read(x, by_column=True), Path(x).name) for x in (data, other) if x]
     if other: result = sides.compare_any(*(x for x, _ in tables), [n for _, n in tables], target or None)
     else: result = sides.open_profile(*tables[0], target=target or None)
