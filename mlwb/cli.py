@@ -253,10 +253,9 @@ def report(
 Out = Annotated[Path, typer.Option("-o", "--out", help="Write the view as a self-contained HTML file.")]
 
 def _read(data, by_column=False):
-    from mlwb.data.sources import read
-    from mlwb.data.tables import open_table
+    from mlwb.data import sources, tables
     said = []
-    table = open_table(data, said) if by_column else read(data, said=said)[0]
+    table = tables.open_table(data, said) if by_column else sources.read(data, said=said)[0]
     for message in said: print(f"{data}: {message}", file=sys.stderr)
     return table
 
@@ -265,6 +264,7 @@ def profile(
     data: Annotated[str, typer.Argument(help="CSV or Parquet file, demo:NAME, or a saved profile (.json).")],
     other: Annotated[str, typer.Argument(metavar="[OTHER]", help="The same, to be set beside it.")] = "",
     target: Annotated[str, typer.Option("--target", help="Column that the others are compared with.")] = "",
+    time: Annotated[str, typer.Option("--time", help="Column with the rows' own time.")] = "",
     out: Out = None,
     save: Annotated[Path, typer.Option("--save", help="Write the profile to a .json file that holds no rows.")] = None,
     as_json: Json = False,
@@ -273,12 +273,11 @@ def profile(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait busily, and these matrices are small
     from mlwb.data import compare as sides, profile as engine
     from mlwb.show.printed import prepare_view, print_comparison, print_profile, save_view
-    if save and other: raise UsageError("--save writes the profile of one table; leave the other one out.")
-    if save and save.suffix != ".json": raise UsageError(f"--save takes the name of a .json file, not {str(save)!r}.")
-    if out: threading.Thread(target=prepare_view).start()
+    if save and (other or save.suffix != ".json"): raise UsageError(f"--save writes the profile of one table to a .json file, not {other or str(save)!r}.")
+    if out: threading.Thread(target=prepare_view).start()  # beside the columns
     tables = [(x, "") if sides.is_saved(x) else (_read(x, by_column=True), Path(x).name) for x in (data, other) if x]
-    if other: result = sides.compare_any(*(x for x, _ in tables), [n for _, n in tables], target or None)
-    else: result = sides.open_profile(*tables[0], target=target or None)
+    if other: result = sides.compare_any(*(x for x, _ in tables), [n for _, n in tables], target or None, time=time)
+    else: result = sides.open_profile(*tables[0], target=target or None, time=time)
     if save: result.save(save)
     if out: save_view(result, out)
     if as_json: _print_json((sides if other else engine).document(result))
