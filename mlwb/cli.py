@@ -7,7 +7,7 @@ __all__ = ['app', 'Json', 'Stage', 'Out', 'main', 'run', 'runs', 'show', 'gc', '
            'serve']
 
 # %% ../notebooks/lib/90_cli.ipynb #cli-imports
-import json, os, shlex, signal, sys, threading
+import json, os, shlex, signal, sys
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +36,7 @@ def _options(
     _debug = debug or bool(os.environ.get("MLWB_DEBUG"))
 
 # %% ../notebooks/lib/90_cli.ipynb #entry
-_told = False  # whether the one document of --json is out
+_told, _end = False, sys.exit  # whether the one document of --json is out; how the process ends
 
 def main():
     "The entry point of the command `mlwb`: 0 done, 1 failed, 2 bad usage or input, 3 a gate said no."
@@ -51,7 +51,7 @@ def main():
         code = 1
     except OSError as e: code = _fail(InputError(f"{e.strerror or e}: {e.filename}" if e.filename else str(e)), 2)
     except Exception as e: code = _fail(e, 2 if hasattr(e, "show") else 1)
-    sys.exit(code if isinstance(code, int) else 0)
+    _end(code if isinstance(code, int) else 0)
 
 def _fail(e, code):
     usage, unforeseen = hasattr(e, "show"), isinstance(e, Exception) and not isinstance(e, MlwbError)  # click's errors change with typer's version
@@ -270,20 +270,16 @@ def profile(
     as_json: Json = False,
 ):
     "Profile a table (columns, alerts, associations), or set two side by side."
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads wait busily, and these matrices are small
-    from mlwb.data import compare as sides, profile as engine
-    from mlwb.show.printed import prepare_view, print_comparison, print_profile, save_view
+    global _end
+    from mlwb.show.printed import leave, print_comparison, print_profile, profile_files
     if save and (other or save.suffix != ".json"): raise UsageError(f"--save writes the profile of one table to a .json file, not {other or str(save)!r}.")
-    if out: threading.Thread(target=prepare_view).start()  # beside the columns
-    tables = [(x, "") if sides.is_saved(x) else (_read(x, by_column=True), Path(x).name) for x in (data, other) if x]
-    if other: result = sides.compare_any(*(x for x, _ in tables), [n for _, n in tables], target or None, time=time)
-    else: result = sides.open_profile(*tables[0], target=target or None, time=time)
-    if save: result.save(save)
-    if out: save_view(result, out)
+    result = profile_files(lambda x: _read(x, by_column=True), [x for x in (data, other) if x], target, time, out, save)
+    from mlwb.data import compare as sides, profile as engine
     if as_json: _print_json((sides if other else engine).document(result))
     else: (print_comparison if other else print_profile)(result)
     for what, path in (("profile", save), ("view", out)):
         if path and not as_json: print(f"{what}: {path}")
+    _end = leave
 
 # %% ../notebooks/lib/90_cli.ipynb #drift
 @app.command()

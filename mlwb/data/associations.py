@@ -7,6 +7,8 @@ __all__ = ['SAMPLE', 'COLUMNS', 'LEVELS', 'usable', 'sampled_rows', 'co_moments'
            'centred', 'correlation_ratios', 'in_sample', 'associate', 'strongest', 'spearman', 'number_pairs']
 
 # %% ../../notebooks/lib/data/07_associations.ipynb #associations-imports
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import polars as pl
 
@@ -159,23 +161,27 @@ def in_sample(
 
 def associate(
     df,                     # polars frame, or a table read column by column
-    columns: list[Column],  # described; text, constant, failed and empty ones are left out
+    columns: list[Column],  # described; text, failed and empty ones are left out, constant ones but for co_moments
     most: int = 200,
     sample: dict | None = None,   # name → in_sample, where that is done already
     moments: dict | None = None,  # co_moments likewise
-) -> list[dict]:  # {"a", "b", "measure", "value", "n"}, strongest first
-    "The strongest associations between columns; those below .05 are left out."
+) -> tuple[list[dict], dict]:  # {"a", "b", "measure", "value", "n"}, strongest first; co_moments
+    "The strongest associations between columns, those below .05 left out; three kinds side by side."
+    numeric = [c for c in columns if c.type in ("number", "integer", "time") and c.distinct and not c.error][:COLUMNS]
     columns, at = usable(columns)[:COLUMNS], sampled_rows(df.height)
     if sample is None: sample = {c.name: in_sample(df[c.name], at) for c in columns}
-    moments = co_moments(df, columns) if moments is None else moments
     words = {c.name: sample[c.name] for c in columns if sample[c.name].dtype == np.int8}
     numbers = {c.name: sample[c.name] for c in columns if c.name not in words}
-    out = [*number_pairs(moments, numbers), *_word_pairs(words)]
-    ready = [centred(x) for x in numbers.values()] if words else []
-    for a, codes in words.items() if numbers else ():
-        for b, (value, n) in zip(numbers, correlation_ratios(codes, ready, LEVELS + 1)):
-            out.append(dict(a=a, b=b, measure="correlation ratio", value=value, n=n))
-    return strongest(out, most)
+    with ThreadPoolExecutor(2) as pool:
+        ranks = pool.submit(spearman, list(numbers.values()))
+        sums = pool.submit(lambda: co_moments(df, numeric) if moments is None else moments)
+        out = [*_word_pairs(words), *(_ratios(words, numbers) if words and numbers else ())]
+    return strongest([*number_pairs(sums.result(), list(numbers), ranks.result()), *out], most), sums.result()
+
+def _ratios(words, numbers):
+    ready = [centred(x) for x in numbers.values()]
+    for a, codes in words.items():
+        for b, (value, n) in zip(numbers, correlation_ratios(codes, ready, LEVELS + 1)): yield dict(a=a, b=b, measure="correlation ratio", value=value, n=n)
 
 def strongest(pairs, most=200):
     out = [r for r in pairs if r["value"] is not None and abs(r["value"]) >= .05]
@@ -211,10 +217,12 @@ def spearman(
     groups, r, n = list(masks.values()), np.full((k, k), np.nan), np.zeros((k, k), int)
     for at, g in enumerate(groups):
         for h in groups[:at + 1]:
-            use = np.flatnonzero(there[g[0]] & there[h[0]])
-            n[np.ix_(g, h)], n[np.ix_(h, g)] = len(use), len(use)
-            if len(use) < 3: continue
-            a, b = (np.stack([_ranks(places[i][use]) for i in part]) for part in (g, h))
+            both = there[g[0]] & there[h[0]]
+            rows, use = int(both.sum()), slice(None) if both.all() else np.flatnonzero(both)
+            n[np.ix_(g, h)], n[np.ix_(h, g)] = rows, rows
+            if rows < 3: continue
+            a = np.stack([_ranks(places[i][use]) for i in g])
+            b = a if h is g else np.stack([_ranks(places[i][use]) for i in h])
             r[np.ix_(g, h)] = np.clip(a @ b.T, -1, 1)
             r[np.ix_(h, g)] = r[np.ix_(g, h)].T
     return r, n
@@ -222,15 +230,13 @@ def spearman(
 # %% ../../notebooks/lib/data/07_associations.ipynb #pairs
 def number_pairs(
     moments: dict,          # of co_moments
-    numbers: dict | None = None,  # name → sampled values, for ranks; None: no Spearman
+    names: list = (),       # of the columns that were ranked
+    ranked: tuple = (),     # what `spearman` gave
 ):
     "Pearson and Spearman of each pair of numbers; n is of the one that is shown, `ranked` of Spearman."
-    names = list(numbers or ())
-    by_pair, ranks = pair_moments(moments), {}
-    if len(names) > 1:
-        found, rows = spearman([numbers[c] for c in names])
-        ranks = {(names[j], names[i]): (found[i, j], int(rows[i, j])) for i in range(len(names)) for j in range(i)}
-    for (a, b), m in by_pair.items():
+    found, rows = ranked or ((), ())
+    ranks = {(names[j], names[i]): (found[i, j], int(rows[i, j])) for i in range(len(names)) for j in range(i)}
+    for (a, b), m in pair_moments(moments).items():
         p, (s, n) = pearson(m), ranks.get((a, b), (np.nan, 0))
         if p is None and np.isnan(s): continue
         by_rank = not np.isnan(s) and (p is None or abs(s) > abs(p) + .05)

@@ -17,7 +17,7 @@ from ..core.errors import unknown
 from ..core.messages import Message, msg, say
 from ..core.results import Result, plain
 from .alerts import Alert, find_alerts, is_id
-from .associations import COLUMNS, SAMPLE, associate, co_moments, in_sample, sampled_rows, usable
+from .associations import COLUMNS, SAMPLE, associate, in_sample, sampled_rows, usable
 from .columns import Column, Histogram, _described  # noqa: F401 (Histogram is at home here for its callers)
 from .frames import listed
 from .headlines import headlines
@@ -145,9 +145,7 @@ def profile(
     if t is not None:
         p.target_summary = summary_of_target(t, p.column(target))
         _target_aware(p, df, t, taken, time)
-    together = [c for c in p.columns if c.name in sample]
-    p.comoments = co_moments(df, [c for c in p.columns if c.type in ("number", "integer", "time") and c.distinct and not c.error][:COLUMNS])
-    p.associations = associate(df, together, sample=sample, moments=p.comoments)
+    p.associations, p.comoments = associate(df, p.columns, sample=sample)
     p.alerts = find_alerts(df, p.columns, t, p.duplicates, p.suspects, hashes.but_ids())
     p.headlines = headlines(p)
     p.notes += _sampling(p)
