@@ -145,7 +145,8 @@ def _number_rows(starts, top, n, s, show):
         groups = [g for i in range(SHOWN) if len(g := np.flatnonzero(group == i))]
     ends = np.append(starts[1:], top)
     spans = [(float(starts[g[0]]), float(ends[g[-1]])) for g in groups]
-    return [dict(label=show(lo, hi, k <= SHOWN), low=lo, high=hi, **_value(n, s, g)) for g, (lo, hi) in zip(groups, spans)]
+    one = k <= SHOWN  # a bin is a single value
+    return [dict(label=show(lo, hi, one), low=lo, high=lo if one else hi, **_value(n, s, g)) for g, (lo, hi) in zip(groups, spans)]
 
 def _word_rows(values, n, s):
     k = n[:-1]
