@@ -292,7 +292,8 @@ def drift(
 ):
     "Compare two tables column by column."
     from mlwb.monitor import drift as engine
-    from mlwb.show.printed import print_drift, save_view
+    from mlwb.show.printed import print_drift, refuse_input, save_view
+    refuse_input(out, [reference, current])
     levels = ["ok", "warn", "drift"]
     if fail_on and fail_on not in levels[1:]: raise UsageError(f"--fail-on takes warn or drift, not {fail_on!r}.")
     result = engine.compare(_read(reference), _read(current), reference_name=Path(reference).name, current_name=Path(current).name)

@@ -82,11 +82,12 @@ def _moves(p):
 
 def _strongest(p):
     told = {s.column for s in p.suspects}
-    related = sorted((c for c in p.columns if c.relation and c.name not in told), key=lambda c: -c.relation["strength"])[:3]
+    says = lambda c: c.relation and c.relation["strength"] >= (.51 if c.relation["measure"] == "AUC" else .01)
+    related = sorted((c for c in p.columns if says(c) and c.name not in told), key=lambda c: -c.relation["strength"])[:3]
     if related:
-        shown = ", ".join(f"{c.name} ({c.relation['strength']:.2f})" for c in related)
-        yield msg("On their own, these columns say most about {target}: {columns} ({measure} on held-out rows).",
-                  target=p.target, columns=shown, measure=related[0].relation["measure"])
+        facts = dict(target=p.target, columns=", ".join(f"{c.name} ({c.relation['strength']:.2f})" for c in related), measure=related[0].relation["measure"])
+        if told: yield msg("Of the other columns, these say most about {target} on their own: {columns} ({measure} on held-out rows).", **facts)
+        else: yield msg("On their own, these columns say most about {target}: {columns} ({measure} on held-out rows).", **facts)
 
 # %% ../../notebooks/lib/data/13_headlines.ipynb #headlines
 def headlines(

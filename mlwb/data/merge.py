@@ -34,8 +34,9 @@ def _merge_target(p, profiles):
 
 # %% ../../notebooks/lib/data/15_merge.ipynb #merge-notes
 def _notes(p, profiles, lost):
-    yield msg("Merged from {k} profiles. Left out, for they need the rows: duplicates, relations to the target, Spearman's correlations and associations with "
-              "categories.", k=p.parts)
+    yield msg("Merged from {k} profiles. Left out, for they need the rows: duplicates, relations to the target, the search for leaks, the target over time, "
+              "Spearman's correlations and associations with categories.", k=p.parts)
+    if not p.target and any(q.target for q in profiles): yield msg("The target is left out: the parts do not have the same one.")
     off = [c for c in p.columns if c.quantile_error]
     if off:
         yield msg("Quantiles, histograms and counts of far-out values are estimated from bins; a rank may be off by so large a share of the rows: {columns}.",

@@ -13,16 +13,17 @@ import os
 
 import numpy as np
 
-from ..core.errors import unknown
+from ..core.errors import InputError, unknown
 from ..core.messages import Message, msg, say
 from ..core.results import Result, plain
+from ..core.settings import TASKS
 from .alerts import Alert, find_alerts, is_id
 from .associations import COLUMNS, SAMPLE, associate, in_sample, sampled_rows, usable
 from .columns import Column, Histogram, _described  # noqa: F401 (Histogram is at home here for its callers)
 from .frames import listed
 from .headlines import headlines
 from .histograms import QUANTILES
-from .over_time import target_over_time
+from .over_time import target_over_time, times_of
 from .relations import halves, relate, values_of
 from .suspects import Suspect, Taken, suspects_of
 from .tables import RowHashes, open_table
@@ -75,6 +76,8 @@ def _load(cls, path) -> Profile:
     "Read what `save` wrote; InputError if it is something else."
     from mlwb.data.saved import load
     p = load(cls, path)
+    whole = type(p.rows) is int and p.rows >= 0 and isinstance(p.columns, list) and all(isinstance(c, Column) and type(c.rows) is int for c in p.columns)
+    if not whole: raise InputError(f"{path} is a damaged profile: its rows or columns are none. Make it again.")
     for c in p.columns: c.stats, c.quantiles = _in_order(c.stats), _in_order(c.quantiles)
     return p
 
@@ -122,6 +125,17 @@ def describe_columns(
 
 def side_by_side(rows): return max(1, min(4, os.cpu_count() or 1, 20_000_000 // max(1, rows)))  # so many columns fit into memory together
 
+# %% ../../notebooks/lib/data/09_profile.ipynb #asked
+def _asked(df, target, task, time):
+    "The target made ready, None without one; InputError for what can't be asked."
+    if task and task not in TASKS: raise unknown("task", task, TASKS)
+    if time and time == target: raise InputError(f"The column {target!r} is given as target and as time. Choose another target, or leave time empty.")
+    if time and not target: times_of(df[time])  # with a target it is read anyway
+    t = as_target(df, target, task or "") if target else None
+    if t is not None and t.task == "regression" and np.isnan(t.y).all() and df[target].null_count() < df.height:
+        raise InputError(f"The target {target!r} holds {df[target].dtype}, no numbers. Choose another target, or task='classification'.")
+    return t
+
 # %% ../../notebooks/lib/data/09_profile.ipynb #profile
 def profile(
     df,                        # polars, pandas or Arrow table, path to CSV or Parquet, demo:NAME, dict of columns
@@ -136,7 +150,7 @@ def profile(
     df = open_table(df, notes)
     for c in (target, time):
         if c and c not in df.columns: raise unknown("column in the table:", c, df.columns)
-    t = as_target(df, target, task or "") if target else None
+    t = _asked(df, target, task, time)
     p = Profile(name, df.height, target=target or "", task=t.task if t else "", notes=notes)
     taken, hashes = Taken(df[target]) if t is not None else None, RowHashes(df.height)
     sample, lost = describe_columns(p, df, t, taken, hashes, time)

@@ -51,4 +51,6 @@ def load(
         found = d.get("type") if isinstance(d, dict) else type(d).__name__
         raise InputError(f"{path} is no saved {cls.__name__.lower()}: its type is {found!r}, not {kind!r}. Give a file that its `save` wrote.")
     if d.get("format") != 1: raise InputError(f"{path} is written in format {d.get('format')!r}; this version reads 1. Save it again, or update mlwb.")
-    return cls.from_json({k: v for k, v in d.items() if k != "format"})
+    try: return cls.from_json({k: v for k, v in d.items() if k != "format"})
+    except (TypeError, ValueError, KeyError, AttributeError) as e:
+        raise InputError(f"{path} is a damaged {cls.__name__.lower()}: {type(e).__name__}: {str(e)[:200]}. Make it again.") from e

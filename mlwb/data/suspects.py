@@ -62,7 +62,7 @@ def sums(
     if not x or len(at) < 2 * len(x) + 30: return {}, 0., len(at)
     y, scale = y[at], {k: np.abs(v).max() for k, v in x.items()}
     enough = 1 - .06 * (1 - np.unique(y, return_counts=True)[1].max() / len(y))
-    tol = 1e-6 * np.std(y) + 4e-7 * np.abs(y).max()  # stored as 32-bit floats, perhaps
+    tol = 1e-6 * np.std(y) + min(4e-7 * np.abs(y).max(), 1e-4 * np.std(y))  # stored as 32-bit floats, perhaps; but what is small beside y's spread alone
     def fit(names): return _fit(np.column_stack([*(x[k] / scale[k] for k in names), np.ones(len(y))]), y, tol)
     keep = list(x)
     share, beta = fit(keep)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.errors import InputError, MissingInput, MlwbError
 from ..core.hidden import refuse
-from ..core.results import dumps, loads
+from ..core.results import Result, dumps, loads
 from ..core.workspace import publish, publishing, slug
 from .record import Run, read_record
 
@@ -50,7 +50,7 @@ def _state(run, kind):
 def _write(run, stage, name, value):
     folder, place = run.path / "artifacts" / slug(stage), f"{slug(stage)}/{slug(name)}"
     what = f"The artifact {name!r}"
-    if hasattr(value, "save") and hasattr(value, "digest"):
+    if hasattr(value, "save") and hasattr(value, "digest") and not isinstance(value, Result):
         with publishing(folder / slug(name)) as tmp:
             value.save(tmp)
             refuse(what, tmp)

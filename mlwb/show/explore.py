@@ -111,6 +111,8 @@ class _Drawn:
 def _selected(self, value):
     "Check a selection, and describe its rows."
     names, out = self.result.names(), {}
+    for key in value:
+        if key not in ("column", "other", "rows"): raise unknown("key of a selection:", key, ["column", "other", "rows"])
     for key in ("column", "other"):
         if (name := value.get(key)) is None: continue
         if name not in names: raise unknown("column in the profile:", name, names)

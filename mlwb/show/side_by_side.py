@@ -166,8 +166,9 @@ def figures_of(
         if key in ("min", "max") or all(v in (None, 0) for v in found) or key.startswith("length") and len(set(found)) == 1: continue
         if key in COUNTS: yield row(word, lambda x: (x.stats.get(key) or 0) / ((x.rows - x.missing) or 1), percent, _points)  # noqa: B023 (used at once)
         else: yield row(word, lambda x: x.stats.get(key), number, _plus)  # noqa: B023
-    measure = next((x.relation["measure"] for x in s if x and x.relation), "")
-    if measure: yield row(msg("alone tells of the target ({measure})", measure=measure), lambda x: (x.relation or {}).get("strength"), number, _plus)
+    for m in dict.fromkeys(x.relation["measure"] for x in s if x and x.relation):
+        yield row(msg("alone tells of the target ({measure})", measure=m), lambda x: x.relation["strength"] if (x.relation or {}).get("measure") == m else None,  # noqa: B023
+                  number, _plus)
 
 def _plus(v): return number(v) if v <= 0 else "+" + number(v)
 def _points(v): return "–" if abs(v) < 5e-5 else ("+" if v > 0 else "−") + percent(abs(v))
@@ -199,7 +200,9 @@ class ComparisonView(View):
         r, kinds = self.result, self.kinds()
         found = Counter(d.kind() for d in r.columns)
         tell = lambda word, n: (word, number(n), "")
-        strength = [[number((s.relation or {}).get("strength"), 2) if s else "–" for s in (d.a, d.b)] for d in r.columns] if r.target else []
+        measures = {s.relation["measure"] for d in r.columns for s in (d.a, d.b) if s and s.relation}
+        told = lambda s: "–" if not s or not s.relation else number(s.relation["strength"], 2) + (f" ({s.relation['measure']})" if len(measures) > 1 else "")
+        strength = [[told(s) for s in (d.a, d.b)] for d in r.columns] if r.target else []
         head = [*((name, number(n), msg("rows")) for name, n in zip(r.names, r.rows)), tell(msg("columns in both"), len(r.columns) - found["a"] - found["b"]),
                 tell(msg("on one side only"), found["a"] + found["b"]), tell(msg("moved by .1 or more"), found["moved"]), tell(msg("alike"), found["alike"])]
         return dict(head=head, types=[(k, w) for k, w in kinds.items() if k in found], kinds=kinds, type_word=type_word, shapes=shapes_of, overlaid=overlaid,

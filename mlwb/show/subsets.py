@@ -23,10 +23,13 @@ def conditions(
     "The conditions that rows are to meet together; InputError for another form."
     out = []
     for w in [] if not rows else rows if isinstance(rows, (list, tuple)) else [rows]:
-        if not isinstance(w, dict) or not {"values", "low", "high"} & {k for k, v in w.items() if v not in (None, "")}:
+        if not isinstance(w, dict) or not {"values", "low", "high"} & {k for k, v in w.items() if v is not None and not (isinstance(v, str) and not v)}:
             raise InputError(f"{w!r} selects no rows. Give {{'column': …, 'low': …, 'high': …}} (low ≤ x < high) or {{'column': …, 'values': […]}}.")
         if w.get("column") not in names: raise unknown("column in the profile:", w.get("column"), names)
+        if "values" in w and {"low", "high"} & {*w}: raise InputError(f"{w!r} gives values and a range; give one of them, or a list of two conditions.")
         values = w.get("values")
+        if hasattr(values, "tolist"): values = values.tolist()
+        if isinstance(values, (set, frozenset, range)): values = sorted(values, key=str)
         if "values" in w: out.append(dict(column=w["column"], values=list(values) if isinstance(values, (list, tuple)) else [values]))
         else: out.append(dict(column=w["column"], **{k: w[k] for k in ("low", "high") if w.get(k) not in (None, "")}))
     return out
@@ -63,7 +66,8 @@ def _meets(s, w):
     kind, v = looked_at(s)
     if "values" in w:
         some = [_like(x, kind) for x in w["values"] if x is not None]
-        return v.is_in(pl.Series(some, dtype=v.dtype if kind in ("boolean", "time", "category") else None)).fill_null(None in w["values"])
+        if v.dtype.is_integer(): some = pl.Series([int(x) for x in some if abs(x) < 2**126 and x == int(x)], dtype=pl.Int128).cast(v.dtype, strict=False).drop_nulls()
+        return v.is_in(pl.Series(some, dtype=v.dtype)).fill_null(None in w["values"])
     if kind not in ("number", "integer", "time"): raise ValueError(say(msg("a range is of numbers or times")))
     keep = v.is_not_null()
     if "low" in w: keep = keep & (v >= _like(w["low"], kind))

@@ -8,7 +8,7 @@ __all__ = ['CSP', 'RESULT', 'asset', 'environment', 'shown', 'state_word', 'View
 
 # %% ../../notebooks/lib/show/01_views.ipynb #views-imports
 import importlib, importlib.util, json, os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -152,6 +152,7 @@ def selected(
     return value
 
 def _select(self, value, tell=True):
+    if not isinstance(value or {}, Mapping): raise InputError(f"A selection is a dictionary, such as {{'column': 'age'}}, not {value!r}.")
     value = self.selected(dict(value or {}))
     if value == self._selection: return
     self._selection = value

@@ -1,0 +1,82 @@
+"""What is asked of a profile and its view: selections in every form, targets and tasks that can't be, files that are not to be written over."""
+
+import numpy as np
+import pytest
+
+import mlwb
+from mlwb.core.errors import InputError, UsageError
+from mlwb.data.merge import merge
+from mlwb.data.profile import Profile, profile
+from mlwb.data.suspects import find_suspects
+
+ROWS = {"k": [1, 2, 2, None], "x": [1., 2., 3.5, 4.], "name": ["가", "나", "나", ""], "yes": [True, False, None, True]}
+
+
+@pytest.fixture(scope="module")
+def view(): return mlwb.explore(ROWS)
+
+
+@pytest.mark.parametrize("column, values, rows", [
+    ("k", [2], 2), ("k", 2, 2), ("k", (1, 2), 3), ("k", [1.0], 1), ("k", [None, 40], 1), ("k", ["2"], 2), ("k", np.array([1, 2]), 3), ("k", range(3), 3),
+    ("k", {1, 2}, 3),
+    ("x", [2], 1), ("x", [3.5, "4"], 2), ("name", ["나"], 2), ("name", [""], 1), ("yes", [True], 2), ("yes", [None], 1)])
+def test_values_of_any_form(view, column, values, rows):
+    view.selection = {"rows": {"column": column, "values": values}}
+    assert view.rows().height == rows == view.subset.profile.rows
+
+
+@pytest.mark.parametrize("wrong, words", [
+    ("x", "is a dictionary"), (5, "is a dictionary"), ({"row": 1}, "Did you mean 'rows'"), ({"column": "z"}, "'z'"), ({"rows": 3}, "selects no rows"),
+    ({"rows": {"column": "k", "values": [1], "low": 2}}, "values and a range"), ({"rows": {"column": "k", "values": [1.5]}}, "No row is left"),
+    ({"rows": {"column": "k", "low": "many"}}, "can't be compared")])
+def test_wrong_selections_are_refused_and_the_one_before_holds(view, wrong, words):
+    view.selection = {"column": "x"}
+    with pytest.raises((InputError, UsageError), match=words): view.selection = wrong
+    assert view.selection == {"column": "x"} and view.rows().height == 4
+
+
+@pytest.mark.parametrize("asked, words", [
+    (dict(target="y", time="y"), "target and as time"), (dict(target="y", task="foo"), "no task 'foo'"), (dict(target="t", task="regression"), "no numbers"),
+    (dict(time="y"), "not a time"), (dict(time="z"), "'z'")])
+def test_what_cannot_be_asked(asked, words):
+    with pytest.raises((InputError, UsageError), match=words): profile({"y": [1, 2] * 50, "t": ["a", "b"] * 50}, **asked)
+
+
+def test_columns_that_say_nothing_are_no_headline():
+    told = " ".join(map(str, profile({"y": [0, 1] * 100, "k": [1] * 200}, target="y").headlines))
+    assert "The same value everywhere" in told and "say most" not in told
+
+
+def test_no_equation_where_the_target_is_large_beside_its_spread():
+    r = np.random.default_rng(0)
+    noise = {"a": r.random(5000), "b": r.normal(size=5000)}
+    for y in (1.7e9 + np.sort(r.random(5000) * 300), 1e15 + (1000 * r.random(5000)).astype(int)):
+        assert find_suspects({"ts": y, **noise}, "ts") == []
+    assert {s.column for s in find_suspects({"ts": 1e6 + noise["a"] + noise["b"], **noise}, "ts")} == {"a", "b"}
+
+
+def test_merging_says_what_it_leaves_out():
+    r = np.random.default_rng(0)
+    part = lambda target: profile({"y": r.integers(0, 2, 200), "x": r.normal(size=200)}, target=target)
+    assert "search for leaks" in " ".join(map(str, merge([part("y"), part("y")]).notes))
+    p = merge([part("y"), part(None)])
+    assert not p.target and any("do not have the same" in str(n) for n in p.notes)
+
+
+@pytest.mark.parametrize("old, new", [('"rows": 4', '"rows": "many"'), ('"columns": [', '"columns": null, "x": ['), ('"name": "k"', '"nam": "k"')])
+def test_a_damaged_saved_profile_is_refused(tmp_path, old, new):
+    path = profile(ROWS).save(tmp_path / "p.json")
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(InputError, match="damaged|no saved"): Profile.load(path).column("x")
+
+
+def test_nothing_is_written_over_what_was_read(cli, tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n" + "1,a\n2,b\n" * 20)
+    (tmp_path / "b.csv").write_text("x,y\n" + "1,a\n3,b\n" * 20)
+    before = (tmp_path / "a.csv").read_bytes(), (tmp_path / "b.csv").read_bytes()
+    for args in (("profile", "a.csv", "-o", "a.csv"), ("profile", "a.csv", "b.csv", "-o", "b.csv"), ("drift", "a.csv", "b.csv", "-o", "./a.csv")):
+        done = cli(*args, cwd=tmp_path)
+        assert done.returncode == 2 and "would destroy it" in done.stderr
+    assert before == ((tmp_path / "a.csv").read_bytes(), (tmp_path / "b.csv").read_bytes())
