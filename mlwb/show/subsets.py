@@ -66,7 +66,8 @@ def _meets(s, w):
     kind, v = looked_at(s)
     if "values" in w:
         some = [_like(x, kind) for x in w["values"] if x is not None]
-        if v.dtype.is_integer(): some = pl.Series([int(x) for x in some if abs(x) < 2**126 and x == int(x)], dtype=pl.Int128).cast(v.dtype, strict=False).drop_nulls()
+        if v.dtype.is_integer():
+            some = pl.Series([int(x) for x in some if abs(x) < 2**126 and x == int(x)], dtype=pl.Int128).cast(v.dtype, strict=False).drop_nulls()
         return v.is_in(pl.Series(some, dtype=v.dtype)).fill_null(None in w["values"])
     if kind not in ("number", "integer", "time"): raise ValueError(say(msg("a range is of numbers or times")))
     keep = v.is_not_null()
