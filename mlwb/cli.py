@@ -97,6 +97,7 @@ def run(
     if dry: return _dry(project, asked, as_json)
     return _run(project, asked, as_json)
 
+# %% ../notebooks/lib/90_cli.ipynb #run-project
 def _project():
     from mlwb.core.messages import set_language
     from mlwb.core.workspace import find_project
@@ -148,6 +149,7 @@ def _run(project, asked, as_json):
     _account(runs, reports, as_json)
     return code
 
+# %% ../notebooks/lib/90_cli.ipynb #notify
 def _notify(project, runs, reports):
     if not runs or sys.stderr.isatty(): return  # somebody is looking
     from mlwb.core.secrets import Mask, references

@@ -87,20 +87,22 @@ def _members(data):
             for m in t:
                 if m.isfile(): yield t.extractfile(m).read()
 
+_BROKEN = (OSError, EOFError, zlib.error, LZMAError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, ValueError)  # what a damaged archive raises
+
 def inside(
     mask: Mask,
     data: bytes,     # of a file
     depth: int = 4,  # of archives within each other
 ) -> set[str]:  # names of environment variables
     "Tell which secrets a file holds, in whatever it packs them."
-    found, odd = set(), (OSError, EOFError, zlib.error, LZMAError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, ValueError)
+    found = set()
     try:
         if data[:4] == data[-4:] == b"PAR1": return _parquet(mask, data)
         if data.startswith(b"ARROW1"):
             import pyarrow as pa
             found |= _table(mask, pa.ipc.open_file(pa.BufferReader(data)).read_all())
         for part in _members(data) if depth else (): found |= inside(mask, part, depth - 1)
-    except odd: pass  # it only begins like one
+    except _BROKEN: pass  # it only begins like one: its bytes are looked at all the same
     return found | mask.found(data)
 
 # %% ../../notebooks/lib/core/11_hidden.ipynb #refuse

@@ -10,6 +10,7 @@ import random
 
 from markupsafe import Markup
 
+from ..core.intervals import wilson
 from ..core.messages import msg
 from .figures import nothing
 from .scales import (ACCENT, DOWN, Frame, INK, LINE, MUTED, REF, UP, dot, el, fit, label, number, percent, polyline, r, svg,
@@ -114,11 +115,10 @@ def calibration(
     "Observed share against mean score."
     bins = [b for b in bins if b.get("n") and b.get("score") is not None and b.get("share") is not None]
     if not bins: return nothing(width)
-    from mlwb.show.figures import wilson
     f = Frame((0, 1), (0, 1), width, height, y_format=lambda v: percent(v, 0), bottom=48, n_y=4)
     most, out = max(b["n"] for b in bins), []
     for b in bins:
-        lo, hi = (b["low"], b["high"]) if b.get("low") is not None and b.get("high") is not None else wilson(b["share"], b["n"])
+        lo, hi = (b["low"], b["high"]) if b.get("low") is not None and b.get("high") is not None else wilson(b["share"] * b["n"], b["n"])
         x, tall = f.px(b["score"]), max(20 * b["n"] / most, 1)
         tip = f"{percent(b['score'])} → {percent(b['share'])} [{percent(lo)}, {percent(hi)}], n={number(b['n'])}"
         out.append(el("g", tip, el("rect", x=x - 4, y=height - 22 - tall, width=8, height=tall, fill=REF)

@@ -24,7 +24,7 @@ def save_view(
     if out.is_dir(): raise InputError(f"{out} is a folder; -o takes the name of the HTML file to write.")
     publish(out, view(result).document())
 
-# %% ../../notebooks/lib/show/16_printed.ipynb #files
+# %% ../../notebooks/lib/show/16_printed.ipynb #refuse
 def refuse_input(
     path: Path | None,  # to be written
     names: list,        # what was read
@@ -33,11 +33,13 @@ def refuse_input(
     if path and any(Path(path).resolve() == Path(n).resolve() for n in names):
         raise InputError(f"{path} is one of the tables that were to be read; writing there would destroy it. Give another name.")
 
+# %% ../../notebooks/lib/show/16_printed.ipynb #prepare
 def prepare_view():
     "Read and compile the templates of profiles."
     from mlwb.show.views import environment
     for name in ("base", "_view", "_inner", "_parts", "_profile", "profile"): environment().get_template(f"{name}.html.j2")
 
+# %% ../../notebooks/lib/show/16_printed.ipynb #files
 def profile_files(
     read,             # opens a table by its name
     names: list,      # one or two of them; .json: saved profiles
@@ -59,6 +61,7 @@ def profile_files(
     if out: save_view(result, out)
     return result
 
+# %% ../../notebooks/lib/show/16_printed.ipynb #leave
 def leave(code: int = 0):
     "End this process at once."
     atexit._run_exitfuncs()

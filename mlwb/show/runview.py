@@ -145,6 +145,7 @@ def took(s) -> str:
     if not s.spans: return ""
     return duration(s.spans[-1].end - s.spans[-1].start if s.status == "running" else s.seconds)
 
+# %% ../../notebooks/lib/show/14_runview.ipynb #row
 def row(
     s,  # a StageLog
     log: RunLog,
