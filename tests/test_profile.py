@@ -8,6 +8,7 @@ import hostile as hostile_tables
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 
@@ -231,7 +232,6 @@ class TestByColumn:
         assert len(most) > 16 and max(most) <= 3
 
     def test_a_damaged_column_is_an_error_and_no_failure(self, tmp_path):
-        pq = pytest.importorskip("pyarrow.parquet")
         path, n = tmp_path / "t.parquet", 50_000
         df = pl.DataFrame({"good": np.arange(n), "bad": np.random.default_rng(0).normal(size=n), "last": ["a", "b"] * (n // 2)})
         df.write_parquet(path, use_pyarrow=True)

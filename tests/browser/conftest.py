@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from pages import soon
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
@@ -111,6 +112,36 @@ def lab(tmp_path_factory, chromium):
     home = tmp_path_factory.mktemp("lab")
     (home / "work").mkdir()
     with running_lab(home, home / "work", sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={home / 'work'}") as lab: yield lab
+
+
+@pytest.fixture(scope="session")
+def run_in_lab(lab, browser):
+    """`run_in_lab("name.ipynb", cells)`: a notebook run in JupyterLab by its own menu; the page, and a client of its kernel."""
+    import nbformat
+
+    @contextlib.contextmanager
+    def go(name, cells):
+        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c.strip()) for c in cells],
+                                      metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+        nbformat.write(nb, lab.folder / name)
+        context = browser.new_context(viewport={"width": 1440, "height": 1000})
+        page = context.new_page()
+        page.errors = []
+        page.on("pageerror", lambda e: page.errors.append(str(e)))
+        page.goto(lab.url(name))
+        page.locator(".jp-Notebook").wait_for(timeout=120_000)
+        mine = lambda: [s["kernel"] for s in lab.api("sessions") if s["path"].endswith(name)]
+        soon(lambda: [k["execution_state"] == "idle" and k["connections"] > 0 for k in mine()], [True], 120)
+        page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for(timeout=60_000)
+        page.get_by_text("Run", exact=True).first.click()
+        page.locator("[data-command='runmenu:run-all']").click()
+        for i in range(len(cells)):
+            page.locator(".jp-Cell").nth(i).scroll_into_view_if_needed()
+            page.locator(".jp-Cell").nth(i).locator(".jp-OutputArea-output mlwb-view .view.live").first.wait_for(timeout=180_000)
+        kernel = lab.kernel(name)
+        yield page, kernel
+        kernel.stop_channels(); context.close()
+    return go
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import re
 
 import polars as pl
 import pytest
+from pages import fits
 
 import mlwb
 
@@ -46,15 +47,8 @@ def row(page, name): return inside(page, f"[data-list=columns] > details[data-it
 @pytest.mark.parametrize("width", [390, 1440])
 def test_a_document_asks_nobody_and_fits(documents, open_page, language, scheme, width):
     page = open_page(documents[language], width=width, scheme=scheme)
-    assert page.requests == [f"file://{documents[language]}"] and not page.errors and not page.dialogs
-    for e in inside(page, "details").all(): e.evaluate("e => e.open = true")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    wide = "(es) => es.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
-    assert not inside(page, "summary, .facts, h3, .tools, .legend, .tags, .sides > div, .sides > figure").evaluate_all(wide)
+    fits(page, documents[language], scheme, width, "summary, .facts, h3, .tools, .legend, .tags, .sides > div, .sides > figure")
     assert not inside(page, "summary").evaluate_all(OVERLAPS)
-    assert page.evaluate("document.querySelector('mlwb-view').shadowRoot.querySelectorAll('img,script').length") == 0 and not page.dialogs
-    color = page.evaluate("getComputedStyle(document.querySelector('mlwb-view').shadowRoot.querySelector('.view')).backgroundColor")
-    assert (color == "rgb(255, 255, 255)") == (scheme == "light")
 
 
 @pytest.mark.parametrize("width", [390, 1440])

@@ -1,10 +1,9 @@
 """The profile in JupyterLab: rows, two columns and types chosen in the page are chosen in the kernel, and described again there."""
 
-import time
 
-import nbformat
 import polars as pl
 import pytest
+from pages import soon
 
 TABLE = """
 import random
@@ -29,26 +28,9 @@ def sea():
 
 
 @pytest.fixture(scope="module")
-def opened(lab, browser):
+def opened(run_in_lab):
     """The view in JupyterLab, and a client of its kernel."""
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c.strip()) for c in CELLS],
-                                  metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    nbformat.write(nb, lab.folder / "explore.ipynb")
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    page = context.new_page()
-    page.errors = []
-    page.on("pageerror", lambda e: page.errors.append(str(e)))
-    page.goto(lab.url("explore.ipynb"))
-    page.locator(".jp-Notebook").wait_for(timeout=120_000)
-    mine = lambda: [s["kernel"] for s in lab.api("sessions") if s["path"].endswith("explore.ipynb")]
-    soon(lambda: [k["execution_state"] == "idle" and k["connections"] > 0 for k in mine()], [True], 120)
-    page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for(timeout=60_000)
-    page.get_by_text("Run", exact=True).first.click()
-    page.locator("[data-command='runmenu:run-all']").click()
-    page.locator("mlwb-view .view.live").first.wait_for(timeout=180_000)
-    kernel = lab.kernel("explore.ipynb")
-    yield page, kernel
-    kernel.stop_channels(); context.close()
+    with run_in_lab("explore.ipynb", CELLS) as found: yield found
 
 
 @pytest.fixture
@@ -70,13 +52,6 @@ def open_item(page, name):
     row = item(page, name)
     if row.get_attribute("open") is None: row.locator("summary").first.click()
     return row
-
-
-def soon(fn, expected, seconds=30):
-    """Wait until something has the expected value."""
-    end = time.time() + seconds
-    while (now := fn()) != expected and time.time() < end: time.sleep(.1)
-    assert now == expected
 
 
 def test_a_value_selects_its_rows_and_all_columns_are_described_from_them(notebook, sea):

@@ -4,6 +4,7 @@ import random
 
 import polars as pl
 import pytest
+from pages import fits
 
 from mlwb.core.messages import msg
 from mlwb.show.drift import drift
@@ -64,15 +65,8 @@ def selection(page): return page.evaluate("() => window.chosen")
 @pytest.mark.parametrize("width", [390, 1440])
 def test_a_document_asks_nobody_and_fits(documents, open_page, kind, scheme, width):
     page = open_page(documents[kind], width=width, scheme=scheme)
-    assert page.requests == [f"file://{documents[kind]}"] and not page.errors and not page.dialogs
-    for e in inside(page, "details").all(): e.evaluate("e => e.open = true")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    fits(page, documents[kind], scheme, width, "summary, .facts, .banner, h3, .tools")
     assert inside(page, "svg.fig").count() > 3 and "onerror" in page.content()
-    color = page.evaluate("getComputedStyle(document.querySelector('mlwb-view').shadowRoot.querySelector('.view')).backgroundColor")
-    assert (color == "rgb(255, 255, 255)") == (scheme == "light")
-    wide = "(es) => es.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
-    assert not inside(page, "summary, .facts, .banner, h3, .tools").evaluate_all(wide)
-    assert page.evaluate("document.querySelector('mlwb-view').shadowRoot.querySelectorAll('img,script').length") == 0 and not page.dialogs
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,9 +1,9 @@
 """The three views in JupyterLab: what a reader clicks is what the kernel holds, and the other way round."""
 
-import time
 
 import nbformat
 import pytest
+from pages import soon
 
 CELLS = ["""
 import random
@@ -28,38 +28,13 @@ e
 
 
 @pytest.fixture(scope="module")
-def notebook(lab, browser):
-    """A notebook with the three views, run in JupyterLab by its own menu, and a client of its kernel."""
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c.strip()) for c in CELLS],
-                                  metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    nbformat.write(nb, lab.folder / "views.ipynb")
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    page = context.new_page()
-    page.goto(lab.url("views.ipynb"))
-    page.locator(".jp-Notebook").wait_for(timeout=120_000)
-    mine = lambda: (s["kernel"] for s in lab.api("sessions") if s["path"].endswith("views.ipynb"))
-    def connected(): return [k["execution_state"] == "idle" and k["connections"] > 0 for k in mine()]
-    soon(connected, [True], 120)
-    page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for(timeout=60_000)
-    page.get_by_text("Run", exact=True).first.click()
-    page.locator("[data-command='runmenu:run-all']").click()
-    for i in range(3):
-        page.locator(".jp-Cell").nth(i).scroll_into_view_if_needed()
-        output(page, i).locator(".view.live").first.wait_for(timeout=180_000)
-    kernel = lab.kernel("views.ipynb")
-    yield page, kernel
-    kernel.stop_channels(); context.close()
+def notebook(run_in_lab):
+    """A notebook with the three views, and a client of its kernel."""
+    with run_in_lab("views.ipynb", CELLS) as found: yield found
 
 
 def output(page, i): return page.locator(".jp-Cell").nth(i).locator(".jp-OutputArea-output mlwb-view")
 def row(page, i, name, part="columns"): return output(page, i).locator(f"[data-list={part}] > details[data-item='{name}']")
-
-
-def soon(fn, expected, seconds=20):
-    """Wait until something has the expected value."""
-    end = time.time() + seconds
-    while (now := fn()) != expected and time.time() < end: time.sleep(.2)
-    assert now == expected
 
 
 @pytest.mark.parametrize("i,name,var", [(0, "salinity", "p"), (1, "port", "d"), (2, "salinity", "e")])
