@@ -120,7 +120,7 @@ class TestFlights:
         assert {("air_time", "missing-with-label"), ("arr_delay", "leak"), ("year", "constant")} <= kinds
         assert not {k for k in kinds if k[1] == "unreadable"} and any("100,000" in str(m) for m in p.notes)
         assert p.column("dep_delay").relation["strength"] > .85 and p.column("tailnum").relation["strength"] < .6
-        assert len(json.dumps(p.to_json())) < 10_000 * len(p.columns)
+        assert len(json.dumps(p.to_json())) < 7_000 * len(p.columns)  # with what merging needs, 6.75 KB a column
 
     def test_questions(self, flights):
         q = ask(*flights, "late", "sched_dep")
