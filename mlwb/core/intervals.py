@@ -15,4 +15,4 @@ def wilson(
     if not hasattr(n, "shape") and not n: return 0.0, 1.0
     middle, half = (k + z * z / 2) / (n + z * z), z / (n + z * z) * (k * (n - k) / n + z * z / 4) ** .5
     low, high = middle - half, middle + half
-    return low * (low > 0), high - (high - 1) * (high > 1)  # rounding may step over the edges
+    return low * (k > 0), high + (1 - high) * (k == n)  # exact at both ends, where rounding would leave the share outside
