@@ -15,7 +15,7 @@ from ..core.messages import Message, msg, say
 from ..core.results import Result, plain
 from .columns import Column, _iso
 from .distances import counts_between, ks_distance, variation
-from .findings import headlines_of, notes_of
+from .findings import headlines_of, notes_of, zone_sentence
 from .histograms import BINS, _span, number_edges, time_edges
 from .merging import GROUPS, _listed
 from .profile import Profile, profile
@@ -79,11 +79,12 @@ class Difference(Result):
 
     def weight(self) -> float:
         "What columns are ordered by: one-sided and retyped ones first, then by distance or missing values."
-        return 2.0 if self.status != "same" else max(self.distance or 0.0, abs(self.missing_change()))
+        return 2.0 if self.kind() in ("a", "b", "type") else max(self.distance or 0.0, abs(self.missing_change()))
 
     def kind(self) -> str:
-        "a, b, type, moved (a distance of .1 and more), missing (changed by .05 and more) or alike."
+        "a, b, type (also where only one side's times have a zone), moved (a distance of .1 and more), missing (changed by .05 and more) or alike."
         if self.status != "same": return self.status
+        if zone_sentence(self, ["", ""]): return "type"
         return "moved" if (self.distance or 0) >= .1 else "missing" if abs(self.missing_change()) >= .05 else "alike"
 
 # %% ../../notebooks/lib/data/17_compare.ipynb #results-comparison

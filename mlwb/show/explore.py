@@ -36,8 +36,8 @@ class ProfileView(View):
 
     def summary(self):
         r = self.result
-        return msg("{rows:,} rows and {columns} columns, {missing} of the values missing, {alerts} alerts", rows=r.rows,
-                   columns=len(r.columns), missing=percent(_missing(r)), alerts=len(r.alerts))
+        return msg("{rows:,} {rows:row|rows} and {columns} {columns:column|columns}, {missing} of the values missing, {alerts} {alerts:alert|alerts}",
+                   rows=r.rows, columns=len(r.columns), missing=percent(_missing(r)), alerts=len(r.alerts))
 
     def table(self):
         rows = [[c.name, type_word(c.type), percent(c.missing / c.rows if c.rows else 0), number(c.distinct)] for c in self.result.columns]
@@ -48,14 +48,14 @@ def _missing(r): return sum(c.missing for c in r.columns) / (r.rows * len(r.colu
 # %% ../../notebooks/lib/show/02_explore.ipynb #context
 def _context(self):
     whole, by_column = self._whole(), defaultdict(list)
-    r = self.subset.profile if self.subset else whole
+    r, named = self.subset.profile if self.subset else whole, {c.name: c for c in whole.columns}
     for a in whole.alerts: by_column[a.column].append(a)
     worst = {c: sorted({a.level for a in found if a.level != "info"}, key=LEVELS.get)[:1] for c, found in by_column.items()}
     alerts = sorted(whole.alerts, key=lambda a: LEVELS.get(a.level, 2))
     types = [(t, TYPES[t]) for t in TYPES if any(c.type == t for c in r.columns)]
     return dict(r=r, whole=whole, subset=self.subset, head=_head(r), types=types, levels=worst, by_column=by_column, alerts=alerts, grid=_grid(whole),
                 type_word=type_word, mechanisms=MECHANISMS, notes=getattr(whole, "notes", []), d=described, drawn=_Drawn(self.subset, whole),
-                targets=described.target_of(r), companions=described.companions(whole), pairs=_pairs(whole), looked_at=self.types,
+                targets=described.target_of(r), companions=described.companions(whole), pairs=_pairs(whole, named), named=named, looked_at=self.types,
                 accused={s.column: s for s in whole.suspects})
 
 def _head(r):
@@ -65,18 +65,19 @@ def _head(r):
     if r.parts > 1: out.append((msg("merged from"), msg("{n} profiles", n=number(r.parts)), ""))
     return out
 
-def _pairs(r):
+def _pairs(r, named):
     "Every association for the script: the two columns' places and the words."
     at = {c.name: i for i, c in enumerate(r.columns)}
-    return json.dumps([[at[a["a"]], at[a["b"]], described.pair_words(a, r.rows)] for a in r.associations if a["a"] in at and a["b"] in at],
+    return json.dumps([[at[a["a"]], at[a["b"]], described.pair_words(a, r.rows, named)] for a in r.associations if a["a"] in at and a["b"] in at],
                       ensure_ascii=False, separators=(",", ":"))
 
 def _grid(r, most=12):
     names = list(dict.fromkeys(n for a in r.associations for n in (a["a"], a["b"])))[:most]
     value = {frozenset((a["a"], a["b"])): a["value"] for a in r.associations}
-    if len(names) < 3: return ""
+    if len(names) < 3: return None
     rows = [[None if i >= j else value.get(frozenset((a, b))) for i, b in enumerate(names)] for j, a in enumerate(names)]
-    return figures.heat(names[1:], names[:-1], [row[:-1] for row in rows[1:]], cell=38)
+    drawing = figures.heat(names[1:], names[:-1], [row[:-1] for row in rows[1:]], cell=38)
+    return drawing, described.folded_note([a for a in r.associations if {a["a"], a["b"]} <= {*names}], {c.name: c for c in r.columns})
 
 ProfileView.context = _context
 

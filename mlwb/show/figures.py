@@ -34,10 +34,10 @@ def histogram(
         y = min(f.py(c), f.height - f.bottom - 1)
         bars.append(f'<rect x="{r(x)}" y="{r(y)}" width="{r(w)}" height="{r(f.height - f.bottom - y)}">'
                     f'{title(f"{_range(a, b, unit)}: {number(c)} ({percent(c / n)})")}</rect>')
-    text = str(msg("Histogram of {name}: {n} rows from {low} to {high}, {missing} missing", name=name, n=number(n),
+    text = str(msg("Histogram of {name}: {n} {n:row|rows} from {low} to {high}, {missing} missing", name=name, n=number(n),
                    low=_at(edges[0], unit), high=_at(edges[-1], unit), missing=number(missing)))
-    rims = ((below, f.left, "start", msg("{n} rows are smaller", n=number(below)), "◂ "),
-            (above, width - 2, "end", msg("{n} rows are larger", n=number(above)), "▸ "))
+    rims = ((below, f.left, "start", msg("{n} {n:row|rows} smaller than shown", n=number(below)), "◂ "),
+            (above, width - 2, "end", msg("{n} {n:row|rows} larger than shown", n=number(above)), "▸ "))
     notes = "".join(el("g", tip, label(x, 9, arrow + number(k), anchor)) for k, x, anchor, tip, arrow in rims if k)
     return svg(width, height, text, f.axes(), f'<g fill="{ACCENT}">{"".join(bars)}</g>', notes)
 

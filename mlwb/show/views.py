@@ -37,7 +37,7 @@ def environment():
     env.install_gettext_callables(lambda s: catalogue(language()).gettext(s), lambda s, p, n: catalogue(language()).ngettext(s, p, n),
                                   newstyle=True)
     env.filters |= dict(number=scales.number, percent=scales.percent, when=scales.when, size=scales.size, say=shown, word=_)
-    env.globals |= dict(fig=figures, chart=charts, scales=scales, asset=asset, state_word=state_word, say=shown)
+    env.globals |= dict(fig=figures, chart=charts, scales=scales, asset=asset, state_word=state_word, say=shown, msg=msg)
     return env
 
 def shown(x):
