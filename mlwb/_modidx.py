@@ -1714,6 +1714,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlwb.show.scales.Frame.py': ('lib/show/figures_scales.html#frame.py', 'mlwb/show/scales.py'),
                                   'mlwb.show.scales._digits': ('lib/show/figures_scales.html#_digits', 'mlwb/show/scales.py'),
                                   'mlwb.show.scales._em': ('lib/show/figures_scales.html#_em', 'mlwb/show/scales.py'),
+                                  'mlwb.show.scales._labels': ('lib/show/figures_scales.html#_labels', 'mlwb/show/scales.py'),
                                   'mlwb.show.scales._widen': ('lib/show/figures_scales.html#_widen', 'mlwb/show/scales.py'),
                                   'mlwb.show.scales.dot': ('lib/show/figures_scales.html#dot', 'mlwb/show/scales.py'),
                                   'mlwb.show.scales.el': ('lib/show/figures_scales.html#el', 'mlwb/show/scales.py'),

@@ -160,14 +160,14 @@ def relation_of(c, r) -> tuple:  # title, drawing, words
     return title, drawing, msg("{measure} {value} on held-out rows; {n} labelled rows. Bars: 95 % intervals; grey: rows; dashed: all together.", **facts)
 
 # %% ../../notebooks/lib/show/02_explore_columns.ipynb #target
-def target_of(r) -> list:  # (title, drawing, words)
+def target_of(r, live: bool = False) -> list:  # (title, drawing, words)
     "The target's balance or distribution, and its course over time."
     s, d, out = r.target_summary or {}, r.target_over_time, []
     note = msg("{n} labelled {n:row|rows}", n=number(s.get("labelled")))
     if s.get("unlabelled"): note = msg("{n} labelled {n:row|rows}; without a label: {missing}", n=number(s["labelled"]), missing=number(s["unlabelled"]))
     if s.get("classes"): out.append((msg("Balance of {target}", target=r.target), balance(s["classes"], s.get("positive", "")), note))
     elif h := s.get("histogram"):
-        drawing = distribution(h["edges"], h["counts"], None, "", r.target, s.get("unlabelled", 0), h.get("below", 0), h.get("above", 0), width=460)
+        drawing = distribution(h["edges"], h["counts"], None, "", r.target, s.get("unlabelled", 0), h.get("below", 0), h.get("above", 0), width=460, live=live)
         out.append((msg("Distribution of {target}", target=r.target), drawing, note))
     if d:
         of = d["series"][0]["of"] if len(d["series"]) == 1 else ""

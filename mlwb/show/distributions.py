@@ -39,8 +39,8 @@ def shape(
         if len(values) > 48: k = -(-len(values) // 48); values = [sum(values[i:i + k]) for i in range(0, len(values), k)]
         most, step = max(values, default=0) or 1, width / max(len(values), 3)
         bar = max(step - (.8 if step > 2.5 else .3), .5)
-        d = "".join(f"M{r(i * step)} {height}v{r(-max(v / most * (height - 1), 1))}h{r(bar)}V{height}z" for i, v in enumerate(values) if v)
-        return f'<path fill="{fill}" d="{d}"/>'
+        d = "".join(f"M{r(i * step + bar / 2)} {height}v{r(-max(v / most * (height - 1), 1))}" for i, v in enumerate(values) if v)
+        return f'<path stroke="{fill}" stroke-width="{r(bar)}" d="{d}"/>'
     back = path(behind, REF) if behind else ""
     return Markup(f'<svg class="spark" viewBox="0 0 {r(width)} {r(height)}" width="{r(width)}" height="{r(height)}" aria-hidden="true">'
                   f'{back}{path(counts, ACCENT)}</svg>')
@@ -53,6 +53,7 @@ def distribution(
     name: str = "",              # of the column
     missing: int = 0, below: int = 0, above: int = 0,  # rows without a value, and outside of the edges
     width: float = 420, height: float = 150,
+    live: bool = True,           # with the edges that a chosen bar stands for; a document without a kernel needs none
 ) -> Markup:
     "A histogram whose bars can be chosen."
     n, m = sum(counts), sum(behind or [])
@@ -66,14 +67,14 @@ def distribution(
     for i, (a, b, c) in enumerate(zip(edges, edges[1:], counts)):
         if not c and not (behind and behind[i]): continue
         x, w = f.px(a), max(f.px(b) - f.px(a) - gap, .7)
-        y = min(f.py(tall[i]), base - 1) if c else base
+        up = max(base - f.py(tall[i]), 1) if c else 0
         tip = f"{span(a, b, unit)}: {number(c)} ({percent(shares[i])})" + (f"; {all_rows} {percent(whole[i])}" if behind else "")
         if behind: x, w = x + w * .2, w * .6
-        bars.append(f'<rect x="{r(x)}" y="{r(y)}" width="{r(w)}" height="{r(base - y)}">{title(tip)}</rect>')
+        bars.append(f'<rect x="{r(x)}" width="{r(w)}" height="{r(up)}">{title(tip)}</rect>')
     text = msg("Histogram of {name}: {n} {n:row|rows} from {low} to {high}, {missing} missing", name=name, n=number(n), missing=number(missing),
                low=(when if unit == "time" else number)(edges[0]), high=(when if unit == "time" else number)(edges[-1]))
-    return svg(width, height, str(text), f.axes(), _ghost(f, edges, whole, base, gap), f'<g class="marks" fill="{ACCENT}">{"".join(bars)}</g>',
-               _rims(f, below, above), extra=_marked(name, edges, unit, f, above))
+    return svg(width, height, str(text), f.axes(), _ghost(f, edges, whole, base, gap), f'<g class="marks" fill="{ACCENT}" transform="matrix(1 0 0 -1 0 {r(base)})">{"".join(bars)}</g>',
+               _rims(f, below, above), extra=_marked(name, edges, unit, f, above, live))
 
 def _ghost(f, edges, shares, base, gap):
     parts = zip(edges, edges[1:], shares)
@@ -93,12 +94,13 @@ def iso(
     try: return (datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds)).isoformat()
     except OverflowError: return str(seconds)
 
-def _marked(name, edges, unit, f, above):
+def _marked(name, edges, unit, f, above, live):
+    where = f' data-rows="{escape(name)}" data-bins="{len(edges) - 1}" data-from="{r(f.px(edges[0]))}" data-to="{r(f.px(edges[-1]))}"'
+    if not live: return where
     limits = [iso(e) for e in edges] if unit == "time" else [float(e) if e % 1 else int(e) for e in edges]
     if not above: limits[-1] = None
     elif unit != "time": limits[-1] = math.nextafter(edges[-1], math.inf)
-    return (f' data-rows="{escape(name)}" data-edges="{escape(json.dumps(limits, separators=(",", ":")))}"'
-            f' data-from="{r(f.px(edges[0]))}" data-to="{r(f.px(edges[-1]))}"')
+    return f'{where} data-edges="{escape(json.dumps(limits, separators=(",", ":")))}"'
 
 # %% ../../notebooks/lib/show/00_figures_columns.ipynb #frequent
 def frequent(

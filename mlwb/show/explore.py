@@ -55,7 +55,7 @@ def _context(self):
     types = [(t, TYPES[t]) for t in TYPES if any(c.type == t for c in r.columns)]
     return dict(r=r, whole=whole, subset=self.subset, head=_head(r), types=types, levels=worst, by_column=by_column, alerts=alerts, grid=_grid(whole),
                 type_word=type_word, mechanisms=MECHANISMS, notes=getattr(whole, "notes", []), d=described, drawn=_Drawn(self.subset, whole),
-                targets=described.target_of(r), companions=described.companions(whole), pairs=_pairs(whole, named), named=named, looked_at=self.types,
+                companions=described.companions(whole), pairs=_pairs(whole, named), named=named, looked_at=self.types,
                 accused={s.column: s for s in whole.suspects})
 
 def _head(r):
@@ -94,13 +94,13 @@ class _Drawn:
         if some.bins is not None: return shape(some.bins, all_.histogram.counts)
         return shape([n for _, n in some.top[:12]], [n for _, n in all_.top[:12]])
 
-    def distribution(self, c):
+    def distribution(self, c, live=False):
         "As a histogram; empty without one."
         some, unit = self.subset and self.subset.counts.get(c.name), "time" if c.type == "time" else ""
         h = self.whole[c.name].histogram if some and some.bins is not None else c.histogram
         if not h: return ""
-        if some and some.bins is not None: return distribution(h.edges, some.bins, h.counts, unit, c.name, c.missing, some.below, some.above)
-        return distribution(h.edges, h.counts, None, unit or h.unit, c.name, c.missing, h.below, h.above)
+        if some and some.bins is not None: return distribution(h.edges, some.bins, h.counts, unit, c.name, c.missing, some.below, some.above, live=live)
+        return distribution(h.edges, h.counts, None, unit or h.unit, c.name, c.missing, h.below, h.above, live=live)
 
     def frequent(self, c, start=0, end=10):
         "As its most frequent values; empty where a histogram says more."
@@ -138,7 +138,7 @@ def _rows(self):
 def _select(self, value, tell=True):
     before = self._selection.get("rows")
     View._select(self, value, tell)
-    if self._widget is not None and before != self._selection.get("rows"): self._widget.html = str(inner(self))
+    if self._widget is not None and before != self._selection.get("rows"): self._widget.html = str(inner(self, live=True))
 
 ProfileView.selected, ProfileView._some, ProfileView.rows, ProfileView._select = _selected, _some, _rows, _select
 
@@ -198,7 +198,7 @@ def _answer(self, question):
         return {"html": pair_panel(self.subset.rows if self.subset else self.frame(), column, question["other"])}
     try: self.look_at(column, str(question.get("type", "")))
     except InputError as e: return {"error": str(e)}
-    return {"replace": inner(self)}
+    return {"replace": inner(self, live=True)}
 
 def _look_at(self, column, type):
     "Look at a column as another type, and describe it again; InputError where its values don't fit."

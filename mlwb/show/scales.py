@@ -232,7 +232,7 @@ def axes(self: Frame,
 ) -> str:
     "Grid, base line and labels."
     grid = "".join(f'<path d="M{r(self.left)} {r(self.py(t))}H{r(self.width - self.right)}"/>' for t, _ in self.y_ticks)
-    out = [f'<g stroke="{LINE}">{grid}</g>', *(label(self.left - 6 - self.gutter, self.py(t) + 4, s, "end") for t, s in self.y_ticks)]
+    out = [f'<g stroke="{LINE}">{grid}</g>', _labels("end", ((self.left - 6 - self.gutter, self.py(t) + 4, s) for t, s in self.y_ticks))]
     base = self.height - self.bottom
     out.append(f'<path stroke="{MUTED}" d="M{r(self.left)} {r(base)}H{r(self.width - self.right)}"/>')
     if x_ticks is None:
@@ -241,8 +241,13 @@ def axes(self: Frame,
         x_ticks = [(t, when(t, span) if self.unit == "time" else number(t)) for t in make(*self.x, 5)]
     end = self.width - (text_width(x_label) + 10 if x_label else 0)
     start = self.left + (10 if self.gutter else -6)
-    out += [label(x, base + 15, s, anchor) for x, s, anchor in thin([(self.px(t), s) for t, s in x_ticks], start, end)]
+    out.append(_labels("middle", ((x, base + 15, s) for x, s, _ in thin([(self.px(t), s) for t, s in x_ticks], start, end))))
     return "".join(out) + (label(self.width, base + 15, x_label, "end") if x_label else "")
+
+def _labels(anchor, found):
+    "Labels that share their look, which is said once."
+    texts = "".join(f'<text x="{r(x)}" y="{r(y)}">{escape(s)}</text>' for x, y, s in found)
+    return f'<g fill="{MUTED}" text-anchor="{anchor}">{texts}</g>' if texts else ""
 
 def _widen(low, high):
     if high > low: return low, high

@@ -83,9 +83,10 @@ class View:
 # %% ../../notebooks/lib/show/01_views.ipynb #html
 def inner(
     view: View,
+    live: bool = False,  # with what only a kernel can answer
 ) -> Markup:
     "What stands inside the shadow root: style and article."
-    context = dict(view=view, r=view.result, lang=language(), css=asset("view.css"), live=view.data is not None) | view.context()
+    context = dict(view=view, r=view.result, lang=language(), css=asset("view.css"), live=live and view.data is not None) | view.context()
     return Markup(environment().get_template("_inner.html.j2").render(context))
 
 def html(
