@@ -99,15 +99,14 @@ def pair_words(
 ) -> str:
     "An association in words: every measure that is known, with its rows, and what was put together."
     from mlwb.data.associations import SAMPLE
-    sampled = say(msg("n={n}, sampled", n=number(SAMPLE)))
     def one(name, value, n):
-        of = f" ({sampled})" if name != "Pearson" and rows > SAMPLE else f" (n={number(n)})" if n else ""
+        of = f" ({say(msg('n={n}, sampled', n=number(n or SAMPLE)))})" if name != "Pearson" and rows > SAMPLE else f" (n={number(n)})" if n else ""
         return f"{say(name)} {number(value)}{of}"
     if a.get("pearson") is None or a.get("spearman") is None:
         folded = folded_note([a], columns or {}, False)
         return one(a["measure"], a["value"], a["n"]) + (f"; {folded}" if folded else "")
     by_rank = a["measure"] == "Spearman"
-    return one("Pearson", a["pearson"], 0 if by_rank else a["n"]) + " · " + one("Spearman", a["spearman"], a["n"] if by_rank else 0)
+    return one("Pearson", a["pearson"], 0 if by_rank else a["n"]) + " · " + one("Spearman", a["spearman"], a["n"] if by_rank else (rows > SAMPLE and a.get("ranked")))
 
 def folded_note(
     pairs: list,          # associations

@@ -60,7 +60,7 @@ def distribution(
     if len(edges) < 2 or not (n or m): return nothing(width, height)
     shares, whole = [c / (n or 1) for c in counts], [c / (m or 1) for c in behind or []]
     tall = shares if behind else counts
-    f = Frame((edges[0], edges[-1]), (0, max([*tall, *whole])), width, height, percent if behind else number, unit, top=16 if below or above else 8)
+    f = Frame((edges[0], edges[-1]), (0, max([*tall, *whole])), width, height, percent if behind else _whole, unit, top=16 if below or above else 8)
     all_rows = str(msg("of all rows"))
     base, gap = height - f.bottom, .7 if len(counts) > 12 else 1.5
     bars = []
@@ -75,6 +75,8 @@ def distribution(
                low=(when if unit == "time" else number)(edges[0]), high=(when if unit == "time" else number)(edges[-1]))
     return svg(width, height, str(text), f.axes(), _ghost(f, edges, whole, base, gap), f'<g class="marks" fill="{ACCENT}" transform="matrix(1 0 0 -1 0 {r(base)})">{"".join(bars)}</g>',
                _rims(f, below, above), extra=_marked(name, edges, unit, f, above, live))
+
+def _whole(v): return "" if v % 1 else number(v)  # there are no half rows
 
 def _ghost(f, edges, shares, base, gap):
     parts = zip(edges, edges[1:], shares)
@@ -116,10 +118,10 @@ def frequent(
     for v, k in values:
         part, all_ = k / max(n, 1), (behind or {}).get(v)
         ghost = f'<u style="width:{100 * all_ / most:.3g}%"></u>' if all_ else ""
-        tip = f' title="{all_rows} {percent(all_)}"' if behind is not None else ""
+        tip = f' title="{all_rows} {escape(percent(all_))}"' if behind is not None else ""
         long = f' title="{escape(v)}"' if len(v) > 16 else ""
         lines.append(f'<li{tip}{"" if not chosen or v.endswith("…") else f""" data-value="{escape(v)}" """}><span{long}>{escape(v.strip() and v or "∅")}</span>'
-                     f'<i>{ghost}<b style="width:{100 * part / most:.3g}%"></b></i><em>{percent(part)}</em><small>{number(k)}</small></li>')
+                     f'<i>{ghost}<b style="width:{100 * part / most:.3g}%"></b></i><em>{escape(percent(part))}</em><small>{number(k)}</small></li>')
     return Markup(f'<ul class="values"{f""" data-rows="{escape(name)}" """ if chosen else ""}>{"".join(lines)}</ul>')
 
 # %% ../../notebooks/lib/show/00_figures_columns.ipynb #balance
@@ -135,7 +137,7 @@ def balance(
     if rest > 0: shown = [*shown, [str(msg("other values")), rest]]
     strong = [1, *(max(.62 - .12 * i, .12) for i in range(len(shown) - 1))]
     parts = "".join(f'<b style="width:{100 * k / n:.4g}%;opacity:{o:.2f}"></b>' for (_, k), o in zip(shown, strong) if k)
-    names = "".join(f'<li><b style="opacity:{o:.2f}"></b><span>{escape(v.strip() and v or "∅")}</span><em>{share(k / n)}</em><small>{number(k)}</small></li>'
+    names = "".join(f'<li><b style="opacity:{o:.2f}"></b><span>{escape(v.strip() and v or "∅")}</span><em>{escape(share(k / n))}</em><small>{number(k)}</small></li>'
                     for (v, k), o in zip(shown, strong))
     return Markup(f'<div class="balance" aria-hidden="true">{parts}</div><ul class="parts">{names}</ul>')
 

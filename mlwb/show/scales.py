@@ -8,7 +8,7 @@ __all__ = ['INK', 'MUTED', 'LINE', 'ACCENT', 'SOFT', 'REF', 'UP', 'DOWN', 'OK', 
            'svg', 'Frame', 'thin']
 
 # %% ../../notebooks/lib/show/00_figures_scales.ipynb #scales-imports
-import datetime, math, unicodedata
+import datetime, itertools, math, unicodedata
 
 from fastcore.basics import patch
 from markupsafe import Markup, escape
@@ -238,11 +238,16 @@ def axes(self: Frame,
     if x_ticks is None:
         make = time_ticks if self.unit == "time" else ticks
         span = self.x[1] - self.x[0]
-        x_ticks = [(t, when(t, span) if self.unit == "time" else number(t)) for t in make(*self.x, 5)]
+        x_ticks = _once([(t, when(t, span) if self.unit == "time" else number(t)) for t in make(*self.x, 5)])
     end = self.width - (text_width(x_label) + 10 if x_label else 0)
     start = self.left + (10 if self.gutter else -6)
     out.append(_labels("middle", ((x, base + 15, s) for x, s, _ in thin([(self.px(t), s) for t, s in x_ticks], start, end))))
     return "".join(out) + (label(self.width, base + 15, x_label, "end") if x_label else "")
+
+def _once(found):
+    "Of neighbours that read the same, the one in the middle."
+    groups = [[*g] for _, g in itertools.groupby(found, key=lambda x: x[1])]
+    return [g[len(g) // 2] for g in groups]
 
 def _labels(anchor, found):
     "Labels that share their look, which is said once."
