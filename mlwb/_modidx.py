@@ -1526,6 +1526,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                              'mlwb/show/distributions.py'),
                                          'mlwb.show.distributions._hits': ( 'lib/show/figures_columns.html#_hits',
                                                                             'mlwb/show/distributions.py'),
+                                         'mlwb.show.distributions._line': ( 'lib/show/figures_columns.html#_line',
+                                                                            'mlwb/show/distributions.py'),
                                          'mlwb.show.distributions._marked': ( 'lib/show/figures_columns.html#_marked',
                                                                               'mlwb/show/distributions.py'),
                                          'mlwb.show.distributions._period': ( 'lib/show/figures_columns.html#_period',

@@ -236,7 +236,8 @@ def test_only_one_side_with_a_zone_is_told_first():
         c = compare(profile(a, name="a"), profile(b, name="b"))
         d = c.columns[0]
         assert (d.name, d.kind(), d.status, d.measure) == ("left", "type", "same", "ks") and d.distance > 0
-        assert say(c.headlines[1]) == f"left has times with a zone (Asia/Seoul) in {'ab'[a is naive]} and without one in {'ba'[a is naive]}, which are taken for UTC."
+        with_zone, without = "ab" if a is zoned else "ba"
+        assert say(c.headlines[1]) == f"left has times with a zone (Asia/Seoul) in {with_zone} and without one in {without}, which are taken for UTC."
         assert say(c.headlines[1]) in explore(a, b, name=("a", "b")).document()
     with_zones = compare(profile(zoned), profile(zoned.with_columns(pl.col("left").dt.convert_time_zone("UTC"), pl.col("n").cast(pl.Int32))), ("a", "b"))
     assert [d.kind() for d in with_zones.columns] == ["alike"] * 2 and with_zones.column("left").distance == 0

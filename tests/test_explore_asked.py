@@ -50,8 +50,9 @@ def test_what_a_column_cannot_be_looked_at_as(view, column, type, words):
 def changing():
     n = 60
     yield "pandas", pd.DataFrame({"f": np.arange(n, dtype=float), "i": np.arange(n), "u8": np.arange(n, dtype="uint8"), "b": np.arange(n) % 2 == 0,
-                                  "nan": [np.nan, *np.arange(n - 1.)], "I": pd.array([None, *range(n - 1)], dtype="Int64"), "t": pd.date_range("2024", periods=n),
-                                  "ns": pd.date_range("2024", periods=n).astype("datetime64[ns]"), "dur": pd.to_timedelta(range(n), unit="h"),
+                                  "nan": [np.nan, *np.arange(n - 1.)], "I": pd.array([None, *range(n - 1)], dtype="Int64"),
+                                  "t": pd.date_range("2024", periods=n), "ns": pd.date_range("2024", periods=n).astype("datetime64[ns]"),
+                                  "dur": pd.to_timedelta(range(n), unit="h"),
                                   "s": [f"v{k % 5}" for k in range(n)], "o": pd.Series([k if k % 2 else str(k) for k in range(n)], dtype=object),
                                   "c": pd.Categorical([f"v{k % 5}" for k in range(n)])})
     yield "one column", pd.DataFrame({"f": np.arange(n, dtype=float)})  # one block, which nothing has to be put together from

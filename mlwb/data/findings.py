@@ -95,7 +95,8 @@ def _listed(c, key, i, text):
     part = lambda d: sum(n for _, n in getattr(d, key)) / (d.a, d.b)[i].rows
     found = sorted((d for d in c.columns if d.measure and not d.unlisted[1 - i] and getattr(d, key) and (d.low or 0) <= .9999), key=lambda d: -part(d))
     few = lambda v: ", ".join(x or "∅" for x, _ in v[:3]) + (", …" if len(v) > 3 else "")
-    if found: yield 2, Message(text.text, dict(a=c.names[0], b=c.names[1], columns=listed(f"{d.name} ({few(getattr(d, key))}; {share(part(d))})" for d in found)))
+    told = (f"{d.name} ({few(getattr(d, key))}; {share(part(d))})" for d in found)
+    if found: yield 2, Message(text.text, dict(a=c.names[0], b=c.names[1], columns=listed(told)))
 
 def headlines_of(
     c,              # a Comparison, complete but for these

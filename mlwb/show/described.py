@@ -9,8 +9,6 @@ __all__ = ['TYPES', 'STATS', 'MECHANISMS', 'type_word', 'distinct_of', 'figures_
 
 # %% ../../notebooks/lib/show/02_explore_columns.ipynb #described-imports
 from ..core.messages import Message, msg, say
-from ..data.findings import stored
-from ..data.frames import listed
 from . import figures
 from .distributions import balance, distribution, over_time
 from .scales import number, percent, when
@@ -40,6 +38,7 @@ def distinct_of(c) -> str:
 
 def figures_of(c) -> list:
     "Counts and moments, as rows of a table."
+    from mlwb.data.findings import stored
     rows = [(msg("missing"), f"{number(c.missing)} ({percent(c.missing / c.rows)})" if c.missing else "0"),
             (msg("distinct"), distinct_of(c) if c.distinct_exact else f"{distinct_of(c)} (n={number(c.rows - c.missing)})")]
     for key, value in c.stats.items():
@@ -106,7 +105,8 @@ def pair_words(
         folded = folded_note([a], columns or {}, False)
         return one(a["measure"], a["value"], a["n"]) + (f"; {folded}" if folded else "")
     by_rank = a["measure"] == "Spearman"
-    return one("Pearson", a["pearson"], 0 if by_rank else a["n"]) + " · " + one("Spearman", a["spearman"], a["n"] if by_rank else (rows > SAMPLE and a.get("ranked")))
+    ranked = a["n"] if by_rank else a.get("ranked") if rows > SAMPLE else 0
+    return one("Pearson", a["pearson"], 0 if by_rank else a["n"]) + " · " + one("Spearman", a["spearman"], ranked)
 
 def folded_note(
     pairs: list,          # associations
@@ -115,6 +115,7 @@ def folded_note(
 ) -> Message | None:
     "Which columns have more values than Cramér's V and the correlation ratio tell apart; None where none has."
     from mlwb.data.associations import LEVELS
+    from mlwb.data.frames import listed
     many = {n for n, c in columns.items() if c.type not in ("number", "integer", "time") and c.distinct > LEVELS}
     found = [a for a in pairs if {a["a"], a["b"]} & many]
     if not found: return None

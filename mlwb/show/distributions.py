@@ -73,7 +73,8 @@ def distribution(
         bars.append(f'<rect x="{r(x)}" width="{r(w)}" height="{r(up)}">{title(tip)}</rect>')
     text = msg("Histogram of {name}: {n} {n:row|rows} from {low} to {high}, {missing} missing", name=name, n=number(n), missing=number(missing),
                low=(when if unit == "time" else number)(edges[0]), high=(when if unit == "time" else number)(edges[-1]))
-    return svg(width, height, str(text), f.axes(), _ghost(f, edges, whole, base, gap), f'<g class="marks" fill="{ACCENT}" transform="matrix(1 0 0 -1 0 {r(base)})">{"".join(bars)}</g>',
+    marks = f'<g class="marks" fill="{ACCENT}" transform="matrix(1 0 0 -1 0 {r(base)})">{"".join(bars)}</g>'  # from the base line upwards
+    return svg(width, height, str(text), f.axes(), _ghost(f, edges, whole, base, gap), marks,
                _rims(f, below, above), extra=_marked(name, edges, unit, f, above, live))
 
 def _whole(v): return "" if v % 1 else number(v)  # there are no half rows
@@ -137,7 +138,8 @@ def balance(
     if rest > 0: shown = [*shown, [str(msg("other values")), rest]]
     strong = [1, *(max(.62 - .12 * i, .12) for i in range(len(shown) - 1))]
     parts = "".join(f'<b style="width:{100 * k / n:.4g}%;opacity:{o:.2f}"></b>' for (_, k), o in zip(shown, strong) if k)
-    names = "".join(f'<li><b style="opacity:{o:.2f}"></b><span>{escape(v.strip() and v or "∅")}</span><em>{escape(share(k / n))}</em><small>{number(k)}</small></li>'
+    names = "".join(f'<li><b style="opacity:{o:.2f}"></b><span>{escape(v.strip() and v or "∅")}</span>'
+                    f'<em>{escape(share(k / n))}</em><small>{number(k)}</small></li>'
                     for (v, k), o in zip(shown, strong))
     return Markup(f'<div class="balance" aria-hidden="true">{parts}</div><ul class="parts">{names}</ul>')
 
@@ -157,23 +159,25 @@ def over_time(
     alone = _LONG[d["every"]] if min(times) == max(times) else 0  # one period: it stands in the middle, under its name
     f, out = Frame((min(times) - alone, max(times) + alone), (min(ys), max(ys)), width, height, write, "time", right=min(right, 110), n_y=4), []
     for i, (of, ps) in enumerate(series):
-        band = [p for p in ps if p[3] is not None and p[4] is not None]
-        edge = polyline([(f.px(p[0]), f.py(p[4])) for p in band] + [(f.px(p[0]), f.py(p[3])) for p in band[::-1]])
         fill = ACCENT if i == 0 else MUTED
-        out += [el("path", fill=fill, opacity=".16", d=edge + "z") if len(band) > 1 else "",
-                el("path", fill="none", stroke=fill, stroke_width=1.6, stroke_linejoin="round", d=polyline([(f.px(p[0]), f.py(p[2])) for p in ps])) if len(ps) > 1 else _point(f, ps, fill)]
+        out.append((_line if len(ps) > 1 else _point)(f, ps, [p for p in ps if p[3] is not None and p[4] is not None], fill))
         if len(series) > 1: out.append(label(f.width - f.right + 5, f.py(ps[-1][2]) + 4, of, "start", fill))
-    return svg(width, height, str(msg("The target over time, with 95 % intervals")), f.axes(x_ticks=[(times[0], _period(series[0][1][0][-1], d["every"]))] if alone else None),
-               *out, _hits(f, series, write, d["every"]))
+    named = [(times[0], _period(series[0][1][0][-1], d["every"]))] if alone else None
+    return svg(width, height, str(msg("The target over time, with 95 % intervals")), f.axes(x_ticks=named), *out, _hits(f, series, write, d["every"]))
 
 _LONG = {"1h": 3600, "1d": 86400, "1mo": 31 * 86400, "1y": 366 * 86400, "10y": 3653 * 86400, "100y": 36525 * 86400}
 
 def _period(text, every): return text[:{"1h": 16, "1d": 10, "1mo": 7}.get(every, 4)].replace("T", " ")
 
-def _point(f, ps, fill):
+def _line(f, ps, band, fill):
+    edge = polyline([(f.px(p[0]), f.py(p[4])) for p in band] + [(f.px(p[0]), f.py(p[3])) for p in band[::-1]])
+    return ((el("path", fill=fill, opacity=".16", d=edge + "z") if len(band) > 1 else "")
+            + el("path", fill="none", stroke=fill, stroke_width=1.6, stroke_linejoin="round", d=polyline([(f.px(p[0]), f.py(p[2])) for p in ps])))
+
+def _point(f, ps, band, fill):
     "A single period: a dot and its interval, for there is no line to draw."
-    whisker = lambda p: el("path", stroke=fill, opacity=".55", d=f"M{r(f.px(p[0]))} {r(f.py(p[3]))}V{r(f.py(p[4]))}") if p[3] is not None and p[4] is not None else ""
-    return "".join(whisker(p) + dot(f.px(p[0]), f.py(p[2]), fill, 3.5) for p in ps)
+    whisker = "".join(f"M{r(f.px(p[0]))} {r(f.py(p[3]))}V{r(f.py(p[4]))}" for p in band)
+    return (el("path", stroke=fill, opacity=".55", d=whisker) if whisker else "") + "".join(dot(f.px(p[0]), f.py(p[2]), fill, 3.5) for p in ps)
 
 def _hits(f, series, write, every):
     "A column of paper for each period that tells its numbers."

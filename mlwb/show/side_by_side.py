@@ -12,7 +12,6 @@ from collections import Counter
 from markupsafe import Markup
 
 from ..core.messages import Message, msg, say
-from ..data.findings import stored, zone_sentence
 from . import figures
 from .described import STATS, quantiles_of, type_word
 from .figures import _range
@@ -111,6 +110,7 @@ def sentence_of(
     names: list,   # of the two sides
 ) -> Message|str:
     "What the distance of a column means, in words."
+    from mlwb.data.findings import zone_sentence
     a, b = names
     if d.error: return d.error
     if d.status in ("a", "b"): return msg("Only in {name}.", name=a if d.status == "a" else b)
@@ -156,6 +156,7 @@ def figures_of(
     d,  # Difference
 ) -> list:
     "Counts, moments and strengths of both sides, as rows of a table: name, first, second, difference."
+    from mlwb.data.findings import stored
     s = [d.a, d.b]
     def row(word, of, write=number, minus=None):
         found = [of(x) if x else None for x in s]
@@ -188,8 +189,8 @@ class ComparisonView(View):
 
     def summary(self):
         n = Counter(d.kind() for d in self.result.columns)
-        return msg("{n} {n:column|columns}: {moved} moved, {type} of another type, {gone} on one side only", n=len(self.result.columns), moved=n["moved"], type=n["type"],
-                   gone=n["a"] + n["b"])
+        return msg("{n} {n:column|columns}: {moved} moved, {type} of another type, {gone} on one side only", n=len(self.result.columns),
+                   moved=n["moved"], type=n["type"], gone=n["a"] + n["b"])
 
     def table(self):
         rows = [[d.name, self.kinds()[d.kind()], distance_text(d), " → ".join(percent(s.missing_share()) if s else "–" for s in (d.a, d.b))]
@@ -209,7 +210,8 @@ class ComparisonView(View):
         measures = {s.relation["measure"] for d in r.columns for s in (d.a, d.b) if s and s.relation}
         told = lambda s: "–" if not s or not s.relation else number(s.relation["strength"], 2) + (f" ({s.relation['measure']})" if len(measures) > 1 else "")
         strength = [[told(s) for s in (d.a, d.b)] for d in r.columns] if r.target else []
-        head = [*((name, number(n), msg("{n:row|rows}", n=n)) for name, n in zip(r.names, r.rows)), tell(msg("columns in both"), len(r.columns) - found["a"] - found["b"]),
+        head = [*((name, number(n), msg("{n:row|rows}", n=n)) for name, n in zip(r.names, r.rows)),
+                tell(msg("columns in both"), len(r.columns) - found["a"] - found["b"]),
                 tell(msg("on one side only"), found["a"] + found["b"]), tell(msg("moved by .1 or more"), found["moved"]), tell(msg("alike"), found["alike"])]
         return dict(head=head, types=[(k, w) for k, w in kinds.items() if k in found], kinds=kinds, type_word=type_word, shapes=shapes_of, overlaid=overlaid,
                     bars=sided_bars, figures=figures_of, sentence=sentence_of, distance=distance_text, change=change_of, across=across, strength=strength)

@@ -27,7 +27,8 @@ def touched(tmp_path, table, open_page):
     """The view with a kernel's part played by the test, on a touch screen: page, view."""
     view, path = explore(table, name="sea"), tmp_path / "touch.html"
     script = str(asset("view.js")).replace("export default { render };", "window.render = render;")
-    path.write_text(f"<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'><main></main><script type=module>{script}</script>", "utf-8")
+    head = "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+    path.write_text(f"{head}<main></main><script type=module>{script}</script>", "utf-8")
     page = open_page(path, width=390, has_touch=True)
     page.wait_for_function("() => window.render !== undefined")
     page.evaluate(MODEL, str(inner(view, live=True)))
@@ -91,6 +92,7 @@ def test_less_motion_where_it_is_asked_for(tmp_path, table, open_page, motion, s
     page.evaluate("() => { Element.prototype.scrollIntoView = function (o) { (window.moved ??= []).push(o.behavior); }; }")
     inside(page, ".alerts [data-pick=column][data-value=same]").first.click()
     assert page.evaluate("window.moved") == [smooth]
-    moving = inside(page, ".view").evaluate("""(view) => [view, ...view.querySelectorAll("*")].flatMap((e) => ["", "::before", "::after"].map((p) => getComputedStyle(e, p || null)))
+    moving = inside(page, ".view").evaluate("""(view) => [view, ...view.querySelectorAll("*")]
+        .flatMap((e) => [null, "::before", "::after"].map((p) => getComputedStyle(e, p)))
         .filter((s) => s.transitionDuration.split(", ").some((d) => d !== "0s") || s.animationName !== "none" || s.scrollBehavior === "smooth").length""")
     assert (moving == 0) == (motion == "reduce")
