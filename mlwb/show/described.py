@@ -99,7 +99,8 @@ def pair_words(
     "An association in words: every measure that is known, with its rows, and what was put together."
     from mlwb.data.associations import SAMPLE
     def one(name, value, n):
-        of = f" ({say(msg('n={n}, sampled', n=number(n or SAMPLE)))})" if name != "Pearson" and rows > SAMPLE else f" (n={number(n)})" if n else ""
+        sampled = msg("n={n}, sampled", n=number(n or SAMPLE)) if name != "Pearson" and rows > SAMPLE else ""
+        of = f" ({say(sampled)})" if sampled else f" (n={number(n)})" if n else ""
         return f"{say(name)} {number(value)}{of}"
     if a.get("pearson") is None or a.get("spearman") is None:
         folded = folded_note([a], columns or {}, False)

@@ -77,6 +77,7 @@ def distribution(
     return svg(width, height, str(text), f.axes(), _ghost(f, edges, whole, base, gap), marks,
                _rims(f, below, above), extra=_marked(name, edges, unit, f, above, live))
 
+# %% ../../notebooks/lib/show/00_figures_columns.ipynb #distribution-parts
 def _whole(v): return "" if v % 1 else number(v)  # there are no half rows
 
 def _ghost(f, edges, shares, base, gap):

@@ -152,6 +152,7 @@ def snapshot(
     df = open_table(x.copy() if type(x).__module__.split(".")[0] == "pandas" else x, said)
     return df if getattr(df, "by_column", False) else df.clone()
 
+# %% ../../notebooks/lib/show/02_explore.ipynb #table-stored
 def _stored(self):
     from mlwb.data.frames import frame
     if self.data is None:

@@ -244,6 +244,12 @@ def axes(self: Frame,
     out.append(_labels("middle", ((x, base + 15, s) for x, s, _ in thin([(self.px(t), s) for t, s in x_ticks], start, end))))
     return "".join(out) + (label(self.width, base + 15, x_label, "end") if x_label else "")
 
+def _widen(low, high):
+    if high > low: return low, high
+    pad = abs(low) * .05 or .5
+    return low - pad, high + pad
+
+# %% ../../notebooks/lib/show/00_figures_scales.ipynb #frame-labels
 def _once(found):
     "Of neighbours that read the same, the one in the middle."
     groups = [[*g] for _, g in itertools.groupby(found, key=lambda x: x[1])]
@@ -253,11 +259,6 @@ def _labels(anchor, found):
     "Labels that share their look, which is said once."
     texts = "".join(f'<text x="{r(x)}" y="{r(y)}">{escape(s)}</text>' for x, y, s in found)
     return f'<g fill="{MUTED}" text-anchor="{anchor}">{texts}</g>' if texts else ""
-
-def _widen(low, high):
-    if high > low: return low, high
-    pad = abs(low) * .05 or .5
-    return low - pad, high + pad
 
 def thin(
     labels: list[tuple],        # (x, text), left to right
