@@ -166,6 +166,7 @@ def over_time(
     named = [(times[0], _period(series[0][1][0][-1], d["every"]))] if alone else None
     return svg(width, height, str(msg("The target over time, with 95 % intervals")), f.axes(x_ticks=named), *out, _hits(f, series, write, d["every"]))
 
+# %% ../../notebooks/lib/show/00_figures_columns.ipynb #over-time-parts
 _LONG = {"1h": 3600, "1d": 86400, "1mo": 31 * 86400, "1y": 366 * 86400, "10y": 3653 * 86400, "100y": 36525 * 86400}
 
 def _period(text, every): return text[:{"1h": 16, "1d": 10, "1mo": 7}.get(every, 4)].replace("T", " ")
