@@ -297,6 +297,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'mlwb.data.findings.headlines_of': ('lib/data/findings.html#headlines_of', 'mlwb/data/findings.py'),
                                     'mlwb.data.findings.notes_of': ('lib/data/findings.html#notes_of', 'mlwb/data/findings.py')},
             'mlwb.data.frames': { 'mlwb.data.frames.DataWarning': ('lib/data/frames.html#datawarning', 'mlwb/data/frames.py'),
+                                  'mlwb.data.frames._as_float': ('lib/data/frames.html#_as_float', 'mlwb/data/frames.py'),
                                   'mlwb.data.frames._column': ('lib/data/frames.html#_column', 'mlwb/data/frames.py'),
                                   'mlwb.data.frames._convert': ('lib/data/frames.html#_convert', 'mlwb/data/frames.py'),
                                   'mlwb.data.frames._from_pandas': ('lib/data/frames.html#_from_pandas', 'mlwb/data/frames.py'),

@@ -63,6 +63,8 @@ def unique_names(
     return out
 
 # %% ../../notebooks/lib/data/00_frames.ipynb #values
+def _as_float(v): return float(v) if abs(v) < 10**308 else math.inf if v > 0 else -math.inf
+
 def from_values(
     name: str,     # column name
     values: list,  # any Python objects
@@ -74,7 +76,7 @@ def from_values(
     if kinds and all(issubclass(k, int) and k is not bool for k in kinds) and any(not -2**63 <= v < 2**63 for v in values if v is not None):
         if all(abs(v) < 2**127 for v in values if v is not None): return pl.Series(name, values, dtype=pl.Int128)
         kinds = {int, str}  # so large that they are text
-    if kinds == {int, float}: values = [None if v is None else v if isinstance(v, float) else float(v) if abs(v) < 10**308 else math.inf if v > 0 else -math.inf for v in values]
+    if kinds == {int, float}: values = [_as_float(v) if isinstance(v, int) else v for v in values]
     if len(kinds) == 1 or all(k in (int, float) for k in kinds):
         try:
             s = pl.Series(name, values, strict=False)
