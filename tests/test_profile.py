@@ -118,6 +118,7 @@ def same_counts(whole, merged, df):
         sd = abs(a.stats.get("sd") or 0)
         digit = 8 * np.finfo(float).eps * abs(a.stats.get("mean") or 0) / sd if sd else 0  # a mean is kept to its last digit, and deviations from it no better
         for key in ("mean", "sd", "skewness", "kurtosis", "length_mean"):
+            if b.stats.get(key) is None and digit > 1e-3: continue  # the mean of parts, a float, is not exact enough to tell
             slack = max(1e-9, digit) * (sd if key in ("mean", "sd") else 1)
             if a.stats.get(key) is not None: assert b.stats[key] == pytest.approx(a.stats[key], rel=1e-9, abs=slack), (where, key)
         exact = dict(map(tuple, s.drop_nulls().cast(pl.String).value_counts().rows())) if "length_mean" in a.stats or a.type == "boolean" else None
