@@ -41,6 +41,11 @@ def values(s: pl.Series) -> np.ndarray:
     return np.array([one(v) for v in s.to_list()], float)
 
 
+def exact(s: pl.Series) -> np.ndarray:
+    """Numbers of a column, whole ones of 64 bits without rounding."""
+    return np.array([math.nan if v is None else v for v in s.to_list()], np.longdouble) if s.dtype.is_integer() else values(s)
+
+
 def microseconds(s: pl.Series) -> np.ndarray:
     return s.cast(pl.Datetime("us")).to_physical().cast(pl.Float64).fill_null(math.nan).to_numpy()
 
@@ -138,13 +143,14 @@ class TestTogether:
         if p.rows > 100_000: return
         for a in p.associations:
             if "pearson" not in a: continue
-            x, y = (microseconds(df[c]) if df[c].dtype == pl.Date or isinstance(df[c].dtype, pl.Datetime) else values(df[c]) for c in (a["a"], a["b"]))
+            x, y = (microseconds(df[c]) if df[c].dtype == pl.Date or isinstance(df[c].dtype, pl.Datetime) else exact(df[c]) for c in (a["a"], a["b"]))
             both = np.isfinite(x) & np.isfinite(y)
             x, y = x[both].astype(np.longdouble), y[both].astype(np.longdouble)
             if a["pearson"] is not None and np.abs([x, y]).max() < 1e150:
                 d = x - x.mean(), y - y.mean()
                 assert a["pearson"] == pytest.approx(float((d[0] * d[1]).sum() / np.sqrt((d[0] ** 2).sum() * (d[1] ** 2).sum())), abs=1e-6), a
-            if a["spearman"] is not None: assert a["spearman"] == pytest.approx(scipy.stats.spearmanr(x.astype(float), y.astype(float)).statistic, abs=1e-9), a
+            if a["spearman"] is None: continue
+            assert a["spearman"] == pytest.approx(scipy.stats.pearsonr(scipy.stats.rankdata(x), scipy.stats.rankdata(y)).statistic, abs=1e-9), a
 
     def test_categories(self, described):
         p, df = described
@@ -186,3 +192,21 @@ def test_what_a_column_says_of_the_target(data_dir):
                 score = pd.Series(g[half == b]).map(mean).fillna(y[half == a].mean())
                 parts.append(roc_auc_score(y[half == b], score) if p.task == "classification" else r2_score(y[half == b], score))
             assert p.column(c).relation["strength"] == pytest.approx(np.mean(parts), abs=2e-3), (name, c)
+
+
+def test_whole_numbers_beyond_a_float_are_described_exactly(tmp_path):
+    n, path = 3000, tmp_path / "t.parquet"
+    r = np.random.default_rng(0).permutation(n)
+    plus = lambda low, dtype, sign=1: pl.Series([low + sign * int(i) for i in r], dtype=dtype)
+    df = pl.DataFrame({"u": plus(2**63, pl.UInt64), "i": 10**18 + r, "d": plus(2**64 - 1, pl.Int128, -1), "wide": plus(10**25, pl.Int128),
+                       "money": plus(0, pl.Int128).cast(pl.Decimal(38, 0))})
+    df.write_parquet(path)
+    df.write_csv(tmp_path / "t.csv")
+    for table in (df, path, tmp_path / "t.csv"):
+        p = profile(table)
+        assert [c.type for c in p.columns] == ["integer", "integer", "integer", "text", "integer"] and {c.distinct for c in p.columns} == {n}
+        assert "constant" not in {a.kind for a in p.alerts} and p.duplicates == 0
+        for c in ("u", "i", "d", "money"): assert p.column(c).stats["sd"] == pytest.approx(r.std(ddof=1), rel=1e-12)
+        found = {(a["a"], a["b"]): a for a in p.associations}
+        for a, b, sign in (("u", "i", 1), ("u", "d", -1), ("i", "money", 1)):
+            assert found[a, b]["pearson"] == pytest.approx(sign, abs=1e-12) and found[a, b]["spearman"] == pytest.approx(sign, abs=1e-12)

@@ -82,7 +82,7 @@ def share(
 class _Template(string.Formatter):
     def format_field(self, value, spec):
         one, choice, many = spec.partition("|")
-        if choice: return one if str(value) == "1" else many
+        if choice: return one if value in (1, "1") else many
         return share(value, int(spec[1:-1])) if spec[:1] == "." and spec[-1:] == "%" else format(value, spec)
 
 # %% ../../notebooks/lib/core/01_messages.ipynb #message

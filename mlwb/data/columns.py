@@ -52,6 +52,12 @@ class Column(Result):
     quantile_error: float = 0.0                    # share of rows by which a quantile's rank may be off
 
 # %% ../../notebooks/lib/data/05_columns.ipynb #describe-number
+def _about_lowest(v):
+    "Whole numbers too large for a float, sorted, less the lowest, where that makes them exact; None for others."
+    if v.dtype.kind not in "iu" or not len(v): return None
+    low, high = int(v[0]), int(v[-1])
+    return (v - v[0]).astype(float) if max(-low, high) > 2**53 and high - low < 2**53 else None
+
 def describe_number(
     c: Column,       # gets the description
     v: np.ndarray,   # its values, sorted, none missing
@@ -60,7 +66,7 @@ def describe_number(
     values, counts = runs(v)
     c.distinct = len(values)
     if c.distinct > MOST: c.sketch = sketch_numbers(values)
-    f = v.astype(float, copy=False)
+    f, exact = v.astype(float, copy=False), _about_lowest(v)
     first, last = np.searchsorted(f, -np.inf, "right"), np.searchsorted(f, np.inf, "left")
     infinite, f = len(f) - int(last - first), f[first:last]
     zero, above = (int(np.searchsorted(f, 0, side)) for side in ("left", "right"))
@@ -73,7 +79,9 @@ def describe_number(
     c.quantiles = q = quantiles(f)
     iqr = 3 * (q["0.75"] - q["0.25"])
     outliers = int(np.searchsorted(f, q["0.25"] - iqr, "left") + len(f) - np.searchsorted(f, q["0.75"] + iqr, "right")) if iqr else 0
-    c.stats = {**{k: finite(x) for k, x in moments(f).items()}, "min": q["min"], "max": q["max"], "outliers": outliers, **c.stats}
+    own = moments(f) if exact is None else moments(exact)
+    if exact is not None: own["mean"] += int(v[0])
+    c.stats = {**{k: finite(x) for k, x in own.items()}, "min": q["min"], "max": q["max"], "outliers": outliers, **c.stats}
     edges = number_edges(*_span(f, q["0.01"], q["0.99"]), whole, min(BINS, max(5, math.ceil(math.sqrt(len(f))))))
     n, below, above = count_sorted(f, edges)
     c.histogram = Histogram(edges.tolist(), n, "", below, above)
@@ -136,7 +144,7 @@ def looked_at(
     "How a column is looked at: the type, and its values as numbers, Datetime('us'), booleans or text."
     t = s.dtype
     if t == pl.Boolean: return "boolean", s
-    if t.is_integer(): return "integer", s
+    if t.is_integer() or isinstance(t, pl.Decimal) and not t.scale: return _whole(s)
     if t.is_float(): return "number", s.fill_nan(None)
     if isinstance(t, pl.Decimal): return "number", s.cast(pl.Float64)
     if t == pl.Duration: return "number", s.dt.total_microseconds() / 1e6
@@ -148,6 +156,15 @@ def looked_at(
     if t in (pl.String, pl.Categorical, pl.Enum, pl.Null): return "category", s.cast(pl.String)
     if t == pl.Binary: return "category", s.bin.encode("hex")
     return "category", _json_text(s)
+
+# %% ../../notebooks/lib/data/05_columns.ipynb #whole
+def _whole(s):
+    low, high = s.min() or 0, s.max() or 0
+    if s.dtype in (pl.Int128, pl.UInt128) or isinstance(s.dtype, pl.Decimal):
+        for t, a, b in ((pl.Int64, -2**63, 2**63), (pl.UInt64, 0, 2**64)):
+            if a <= low and high < b: return "integer", s.cast(t)
+        return "category", s.cast(pl.String)
+    return "integer", s
 
 # %% ../../notebooks/lib/data/05_columns.ipynb #describe
 def describe(
@@ -173,7 +190,7 @@ def _described(
             return c, None
         ordered = values.drop_nulls().sort()
         if c.type == "time": return describe_time(c, ordered), ordered.to_physical().to_numpy() / 1e6
-        v = ordered.to_numpy() if ordered.dtype != pl.Int128 else ordered.cast(pl.Float64).to_numpy()
+        v = ordered.to_numpy()
         return describe_number(c, v), _finite_of(v, c.stats.get("infinite"))
     except Exception as e: return Column(s.name, c.type, str(s.dtype), len(s), error=f"{type(e).__name__}: {str(e)[:300]}"), None
 

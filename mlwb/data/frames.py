@@ -63,6 +63,8 @@ def unique_names(
     return out
 
 # %% ../../notebooks/lib/data/00_frames.ipynb #values
+def _as_float(v): return float(v) if abs(v) < 10**308 else math.inf if v > 0 else -math.inf
+
 def from_values(
     name: str,     # column name
     values: list,  # any Python objects
@@ -71,8 +73,10 @@ def from_values(
     def missing(v): return type(v).__name__ in ("NAType", "NaTType") or (isinstance(v, float) and math.isnan(v))
     values = [None if missing(v) else v for v in values]
     kinds = {type(v) for v in values if v is not None}
-    if kinds and all(issubclass(k, int) and k is not bool for k in kinds) and any(abs(v) >= 2**63 for v in values if v is not None):
-        return pl.Series(name, [None if v is None else float(v) if abs(v) < 1e308 else math.inf for v in values], dtype=pl.Float64)
+    if kinds and all(issubclass(k, int) and k is not bool for k in kinds) and any(not -2**63 <= v < 2**63 for v in values if v is not None):
+        if all(abs(v) < 2**127 for v in values if v is not None): return pl.Series(name, values, dtype=pl.Int128)
+        kinds = {int, str}  # so large that they are text
+    if kinds == {int, float}: values = [_as_float(v) if isinstance(v, int) else v for v in values]
     if len(kinds) == 1 or all(k in (int, float) for k in kinds):
         try:
             s = pl.Series(name, values, strict=False)
@@ -85,6 +89,8 @@ def _plain_dtype(s: pl.Series) -> bool:
     return not (s.dtype == pl.Object or "Extension" in str(s.dtype))
 
 def _from_pandas(df, names, said):
+    index = [clean_text(n) for n in df.index.names if n is not None]
+    if index: tell(said, msg("The table's index is not one of its columns: {names}. `reset_index()` makes it one.", names=listed(index)))
     flat = df.set_axis(names, axis=1)
     try:
         out = pl.from_pandas(flat)
@@ -160,13 +166,14 @@ def _storable(s: pl.Series):
     if t in (pl.Categorical, pl.Enum): return s.cast(pl.String), "text"
     if t == pl.Null: return s.cast(pl.String), "text"
     if t == pl.Duration: return s.dt.total_microseconds() / 1e6, "seconds"
-    if t == pl.Time: return s.dt.to_string("%H:%M:%S%.f"), "text"
+    if t == pl.Time: return s.to_physical() / 1e9, "seconds"
     if isinstance(t, pl.Datetime):
         if t.time_zone: return s.dt.convert_time_zone("UTC").dt.replace_time_zone(None).dt.cast_time_unit("us"), "times in UTC"
         return (s, "") if t.time_unit == "us" else (s.dt.cast_time_unit("us"), "")
     if t.is_integer():
-        fits = s.len() == s.null_count() or (s.max() < 2**63 and s.min() >= -2**63)
-        return (s.cast(pl.Int64), "") if fits else (s.cast(pl.Float64), "decimal numbers")
+        low, high = s.min() or 0, s.max() or 0
+        if -2**63 <= low and high < 2**63: return s.cast(pl.Int64), ""
+        return (s.cast(pl.Decimal(38, 0)), "decimal numbers") if -10**38 < low and high < 10**38 else (s.cast(pl.String), "text")
     if t.is_float(): return s.cast(pl.Float32), ""
     return _json_text(s), "text"
 

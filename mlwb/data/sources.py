@@ -9,11 +9,12 @@ __all__ = ['NULLS', 'CSV', 'PARQUET', 'detect_encoding', 'detect_delimiter', 're
 import codecs, csv, gzip, io, re
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from ..core.errors import InputError, suggest, unknown
 from ..core.messages import msg
-from .frames import frame, nan_to_null, storable, tell, unique_names  # noqa: F401 (frame is at home here for its callers)
+from .frames import frame, listed, nan_to_null, tell, unique_names  # noqa: F401 (frame is at home here for its callers)
 from .notes import AcquisitionNote, load_note, merge_notes
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #encoding
@@ -76,8 +77,8 @@ def _parse_csv(data, delimiter, comma):
 def _best(s):
     "A text column as the narrowest type that takes every value."
     if not s.drop_nulls().head(100).str.strip_chars().cast(pl.Float64, strict=False).is_null().any(): s = s.str.strip_chars()
-    for t in (pl.Int64, pl.Float64, pl.Datetime("us"), pl.Date):
-        try: return s.cast(t) if t in (pl.Int64, pl.Float64) else s.str.to_datetime(time_unit="us") if t != pl.Date else s.str.to_date()
+    for t in (pl.Int64, pl.Int128, pl.Float64, pl.Datetime("us"), pl.Date):
+        try: return s.cast(t) if t.is_numeric() else s.str.to_datetime(time_unit="us") if t != pl.Date else s.str.to_date()
         except pl.exceptions.PolarsError: pass
     return s
 
@@ -94,6 +95,26 @@ def _ragged(data, delimiter):
                         f"(it begins {delimiter.join(row)[:60]!r}); put values that contain {delimiter!r} in double quotes")
     except csv.Error as e: return f"line {reader.line_num:,}: {e}"
     return "its lines have more fields than its header"
+
+# %% ../../notebooks/lib/data/02_sources.ipynb #codes
+def _codes(df, data, delimiter, said):
+    "Columns of digits with zeros in front as text."
+    at = [i for i, t in enumerate(df.dtypes) if t.is_integer()]
+    if not at or not _zero_first(data, delimiter): return df
+    texts = pl.read_csv(data, separator=delimiter, null_values=NULLS, infer_schema=False, columns=at)
+    codes = [df.columns[i] for i, s in zip(at, texts.get_columns()) if s.str.contains(r"^\s*[+-]?0\d").any()]
+    if not codes: return df
+    tell(said, msg("Columns with zeros in front of their digits are kept as text: {names}", names=listed(codes)))
+    return df.with_columns(s.alias(df.columns[i]) for i, s in zip(at, texts.get_columns()) if df.columns[i] in codes)
+
+def _zero_first(data, delimiter, step=1 << 24):
+    "Whether a field may begin with a zero that another digit follows."
+    v = np.frombuffer(data, np.uint8)
+    for i in range(0, len(v), step):
+        x = v[i:i + step + 3]  # as far into the next part as a sign and two digits reach
+        a, b, c = x[:-2], x[1:-1], x[2:]
+        if (((a == ord(delimiter)) | (a <= 32) | (a == 43) | (a == 45)) & (b == 48) & (c >= 48) & (c <= 57)).any(): return True
+    return False
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #read-csv
 def read_csv(
@@ -113,7 +134,7 @@ def read_csv(
     decimals = lambda mark: len(re.findall(rf"(?:^|;)-?\d+{mark}\d+(?=;|\r?$)", start, re.M))
     comma = delimiter == ";" and decimals(",") > decimals(r"\.")
     if comma: tell(said, msg("Numbers were read with a decimal comma."))
-    df = _parse_csv(data, delimiter, comma)
+    df = _codes(_parse_csv(data, delimiter, comma), data, delimiter, said)
     names = unique_names(header if len(header) == df.width else df.columns, said=said)
     return _tidy(df.rename(dict(zip(df.columns, names))), start, said)
 
@@ -148,7 +169,7 @@ def read(
     path, found = _find(source, base), [] if said is None else said
     try: df = _read_file(path, found)
     except InputError as e: raise InputError(f"{path} can't be read: {e}. Give a CSV or Parquet file with a header and rows.") from e
-    df = storable(df, found)
+    df = nan_to_null(df.rename(dict(zip(df.columns, unique_names(df.columns, fold=True, said=found)))))
     if said is None: tell(None, *found)
     return df, None
 

@@ -85,8 +85,8 @@ def to_pandas(
     for s in df.get_columns():
         if s.dtype == pl.Boolean and s.null_count():
             out[s.name] = pd.arrays.BooleanArray(s.fill_null(False).to_numpy(writable=True), s.is_null().to_numpy(writable=True))
-        elif s.dtype.is_numeric() and not isinstance(s.dtype, pl.Decimal):
-            out[s.name] = (s if not s.null_count() else s.cast(pl.Float64)).to_numpy(writable=True)
+        elif s.dtype.is_numeric():
+            out[s.name] = (s.cast(pl.Float64) if s.null_count() or isinstance(s.dtype, pl.Decimal) else s).to_numpy(writable=True)
         else: out[s.name] = s.to_pandas().copy() if s.dtype.is_temporal() else s.to_pandas()
     return pd.DataFrame(out, index=pd.RangeIndex(df.height), copy=False)
 

@@ -13,8 +13,7 @@ import numpy as np
 import polars as pl
 
 from ..core.errors import InputError
-from ..core.messages import msg
-from .frames import _BECAME, _storable, frame, listed, tell, unique_names
+from .frames import frame, nan_to_null, unique_names
 
 # %% ../../notebooks/lib/data/04_tables.ipynb #table
 class Table:
@@ -25,16 +24,14 @@ class Table:
         try:
             stored = [c for c in pl.read_parquet_schema(self.path) if not (c.startswith("__index_level_") and c.endswith("__"))]
             self.height = pl.scan_parquet(self.path).select(pl.len()).collect().item()
-            kept = pl.scan_parquet(self.path).select(stored).head(0).collect()
+            types = pl.scan_parquet(self.path).select(stored).collect_schema().dtypes()
         except (pl.exceptions.PolarsError, OSError) as e:
             raise InputError(f"{path} can't be read: it is no Parquet file ({' '.join(str(e).split())[:200]}). Give a CSV or Parquet file with a header "
                              "and rows.") from e
         if not stored or not self.height:
             raise InputError(f"{path} can't be read: it has {len(stored)} columns and no rows. Give a CSV or Parquet file with a header and rows.")
         self._stored = dict(zip(unique_names(stored, fold=True, said=said), stored))
-        self.schema = dict(zip(self._stored, kept.dtypes))
-        for became in sorted({b for s in kept if (b := _storable(s)[1])}):
-            tell(said, msg("Columns kept as {what}: {names}", what=_BECAME[became], names=listed(s.name for s in kept if _storable(s)[1] == became)))
+        self.schema = dict(zip(self._stored, types))
 
     by_column = True
     columns = property(lambda self: list(self._stored))
@@ -42,7 +39,7 @@ class Table:
 
     def _read(self, name, start=0, rows=None):
         lazy = pl.scan_parquet(self.path).select(self._stored[name])
-        s = _storable((lazy if rows is None else lazy.slice(start, rows)).collect().to_series())[0].alias(name)
+        s = (lazy if rows is None else lazy.slice(start, rows)).collect().to_series().alias(name)
         return s.fill_nan(None) if s.dtype.is_float() else s
 
     def __getitem__(self, key):
@@ -70,8 +67,7 @@ def _drop(self, names): return self.select([c for c in self.columns if c not in 
 def _slice(self, start, rows):
     "A frame of rows that follow each other."
     part = pl.scan_parquet(self.path).select(list(self._stored.values())).slice(start, rows).collect()
-    columns = [_storable(s)[0].alias(n) for n, s in zip(self._stored, part.get_columns())]
-    return pl.DataFrame([s.fill_nan(None) if s.dtype.is_float() else s for s in columns])
+    return nan_to_null(part.rename(dict(zip(self._stored.values(), self._stored))))
 
 Table.select, Table.drop, Table.slice = _select, _drop, _slice
 
