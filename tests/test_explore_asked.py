@@ -133,3 +133,9 @@ def test_nothing_is_written_over_what_was_read(cli, tmp_path):
         done = cli(*args, cwd=tmp_path)
         assert done.returncode == 2 and "would destroy it" in done.stderr
     assert before == ((tmp_path / "a.csv").read_bytes(), (tmp_path / "b.csv").read_bytes())
+
+
+def test_an_empty_class_has_a_sign_in_every_place():
+    view = mlwb.explore({"y": ["", "", "", "a", "b"] * 20, "x": list(range(100))}, target="y")
+    assert "the most frequent, ∅, has 60.0% of the 100 labelled rows." in " ".join(map(str, view.result.headlines))
+    assert "<span>∅</span><em>60.0%</em>" in view.document()
