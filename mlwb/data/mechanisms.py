@@ -87,6 +87,7 @@ def _numbers_in(v):
     def read(s): return s.str.replace_all(",", "").str.strip_chars().cast(pl.Float64, strict=False)
     start, there = v.head(len(v) // 20), v.count()
     if start.count() - read(start).count() > .02 * there: return None
+    if v.str.contains(r"^\s*-?\d{17}").any(): return None  # digits that a number would round
     numbers = read(v)
     return numbers if numbers.count() >= .98 * there > 0 else None
 
