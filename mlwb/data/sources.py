@@ -128,6 +128,7 @@ def read_csv(
         tell(said, msg("The text is not UTF-8; it was read as {encoding}.", encoding=encoding.upper()))
     data = data.removeprefix(codecs.BOM_UTF8)
     if not data.strip(): raise InputError("it is empty")
+    if b"\n" not in data: data = data.replace(b"\r", b"\n")  # as old Macs wrote it
     start = data[:200_000].decode("utf-8", "ignore")
     delimiter = detect_delimiter(start)
     header = next(csv.reader(io.StringIO(start), delimiter=delimiter), [])
@@ -144,7 +145,7 @@ def _tidy(df, start, said):
     if padded: df = df.with_columns([t for c in padded if (t := _best(df[c])).dtype.is_numeric()])
     blank = df.select(pl.all_horizontal(pl.all().is_null()).sum()).item() if df.width > 1 else 0
     if blank:
-        tell(said, msg("{n:,} blank lines were left out.", n=blank))
+        tell(said, msg("{n:,} {n:line|lines} without any value {n:was|were} left out.", n=blank))
         df = df.filter(~pl.all_horizontal(pl.all().is_null()))
     day_first = re.search(r"(?m)(?:^|[,;\t|\"])(\d{1,2}[/-]\d{1,2}[/-]\d{4})\b", start)
     if day_first and any(t in (pl.Date, pl.Datetime) for t in df.dtypes):
