@@ -109,6 +109,7 @@ def pair_words(
     ranked = a["n"] if by_rank else a.get("ranked") if rows > SAMPLE else 0
     return one("Pearson", a["pearson"], 0 if by_rank else a["n"]) + " · " + one("Spearman", a["spearman"], ranked)
 
+# %% ../../notebooks/lib/show/02_explore_columns.ipynb #folded
 def folded_note(
     pairs: list,          # associations
     columns: dict,        # name → Column
@@ -125,6 +126,7 @@ def folded_note(
     if not with_n: return msg("{columns}: the {k} most frequent values, the others as one", **facts)
     return msg("Of {columns}, the {k} most frequent values count, and all others as one (n={n}).", n=" – ".join(map(number, [n[0], *n[1:][-1:]])), **facts)
 
+# %% ../../notebooks/lib/show/02_explore_columns.ipynb #companions
 def companions(r) -> dict:  # column → [(other, association), …], strongest first
     "Which columns go with each."
     out = {c.name: [] for c in r.columns}
