@@ -22,7 +22,7 @@ STATS = {"mean": msg("mean"), "sd": msg("standard deviation"), "skewness": msg("
          "length_min": msg("shortest, characters"), "length_mean": msg("mean length, characters"), "length_median": msg("median length, characters"),
          "length_max": msg("longest, characters"), "numeric_share": msg("different values like numbers"), "time_share": msg("different values like dates")}
 MECHANISMS = {"declared": msg("declared as unknown"), "sum": msg("part of a sum"), "equal": msg("the target again"),
-              "determined": msg("goes with it one to one"), "after": msg("dated after the row"), "missing": msg("missing with the label"),
+              "determined": msg("its values tell the target"), "after": msg("dated after the row"), "missing": msg("missing with the label"),
               "gaps": msg("its gaps tell"), "order": msg("an id in its order"), "within": msg("one value within a class"),
               "strength": msg("too good alone")}
 
