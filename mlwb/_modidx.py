@@ -53,6 +53,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlwb.core.hidden._members': ('lib/core/hidden.html#_members', 'mlwb/core/hidden.py'),
                                   'mlwb.core.hidden._numbers': ('lib/core/hidden.html#_numbers', 'mlwb/core/hidden.py'),
                                   'mlwb.core.hidden._parquet': ('lib/core/hidden.html#_parquet', 'mlwb/core/hidden.py'),
+                                  'mlwb.core.hidden._readable': ('lib/core/hidden.html#_readable', 'mlwb/core/hidden.py'),
                                   'mlwb.core.hidden._table': ('lib/core/hidden.html#_table', 'mlwb/core/hidden.py'),
                                   'mlwb.core.hidden._telling': ('lib/core/hidden.html#_telling', 'mlwb/core/hidden.py'),
                                   'mlwb.core.hidden._texts': ('lib/core/hidden.html#_texts', 'mlwb/core/hidden.py'),

@@ -72,6 +72,14 @@ def _parquet(mask, data):
 # %% ../../notebooks/lib/core/11_hidden.ipynb #inside
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "lzma"}
 
+_BROKEN = (OSError, EOFError, zlib.error, LZMAError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, ValueError)  # what a damaged archive raises
+
+def _readable(read, members):
+    "The members that can be read; one that can't hides no other."
+    for m in members:
+        try: yield read(m)
+        except _BROKEN: pass
+
 def _members(data):
     "What an archive or a compressed file holds, names included."
     for magic, module in _PACKED.items():
@@ -79,15 +87,11 @@ def _members(data):
     if data[:1] == b"x" and int.from_bytes(data[:2], "big") % 31 == 0: yield zlib.decompress(data)  # joblib's
     if data.startswith(b"PK\3\4"):
         with zipfile.ZipFile(io.BytesIO(data)) as z:
-            for m in z.infolist():
-                yield m.filename.encode("utf-8", "surrogateescape")
-                if not m.flag_bits & 1: yield z.read(m)
+            yield from (m.filename.encode("utf-8", "surrogateescape") for m in z.infolist())
+            yield from _readable(z.read, (m for m in z.infolist() if not m.flag_bits & 1))
     if data[257:262] == b"ustar":
         with tarfile.open(fileobj=io.BytesIO(data)) as t:
-            for m in t:
-                if m.isfile(): yield t.extractfile(m).read()
-
-_BROKEN = (OSError, EOFError, zlib.error, LZMAError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, ValueError)  # what a damaged archive raises
+            yield from _readable(lambda m: t.extractfile(m).read(), (m for m in t if m.isfile()))
 
 def inside(
     mask: Mask,
