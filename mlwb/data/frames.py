@@ -158,44 +158,50 @@ def nan_to_null(
     return df.with_columns(pl.col(with_nan).fill_nan(None)) if with_nan else df
 
 # %% ../../notebooks/lib/data/00_frames.ipynb #storable-column
-def _storable(s: pl.Series):
-    "The column in a type that a Delta table holds, and what it became ('' if nothing changed)."
-    t = s.dtype
-    if t in (pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Float32, pl.Float64, pl.String, pl.Binary, pl.Date): return s, ""
-    if isinstance(t, pl.Decimal): return s, ""
-    if t in (pl.Categorical, pl.Enum): return s.cast(pl.String), "text"
-    if t == pl.Null: return s.cast(pl.String), "text"
-    if t == pl.Duration: return s.dt.total_microseconds() / 1e6, "seconds"
-    if t == pl.Time: return s.to_physical() / 1e9, "seconds"
-    if isinstance(t, pl.Datetime):
-        if t.time_zone: return s.dt.convert_time_zone("UTC").dt.replace_time_zone(None).dt.cast_time_unit("us"), "times in UTC"
-        return (s, "") if t.time_unit == "us" else (s.dt.cast_time_unit("us"), "")
-    if t.is_integer():
-        low, high = s.min() or 0, s.max() or 0
-        if -2**63 <= low and high < 2**63: return s.cast(pl.Int64), ""
-        return (s.cast(pl.Decimal(38, 0)), "decimal numbers") if -10**38 < low and high < 10**38 else (s.cast(pl.String), "text")
-    if t.is_float(): return s.cast(pl.Float32), ""
-    return _json_text(s), "text"
-
 def _json_text(s: pl.Series) -> pl.Series:
     if isinstance(s.dtype, pl.Struct): return s.struct.json_encode()
     show = lambda v: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str)
     return pl.Series(s.name, [None if v is None else clean_text(show(v)) for v in s.to_list()], dtype=pl.String)
 
+def _whole_type(low, high):
+    "What holds whole numbers from low to high, and what that is called."
+    if -2**63 <= low and high < 2**63: return pl.Int64, ""
+    return (pl.Decimal(38, 0), "decimal numbers") if -10**38 < low and high < 10**38 else (pl.String, "text")
+
+def _storable(c: pl.Expr, t, ends):
+    "A column as a type that a Delta table holds, and what it became ('' if nothing worth a word)."
+    if t in (pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.String, pl.Binary, pl.Date) or isinstance(t, pl.Decimal): return c, ""
+    if t in (pl.Float32, pl.Float64): return c.fill_nan(None), ""
+    if t in (pl.Categorical, pl.Enum, pl.Null): return c.cast(pl.String), "text"
+    if t == pl.Duration: return c.dt.total_microseconds() / 1e6, "seconds"
+    if t == pl.Time: return c.to_physical() / 1e9, "seconds"
+    if isinstance(t, pl.Datetime):
+        if t.time_zone: return c.dt.convert_time_zone("UTC").dt.replace_time_zone(None).dt.cast_time_unit("us"), "times in UTC"
+        return c.dt.cast_time_unit("us"), ""
+    if t.is_integer():
+        whole, became = _whole_type(*ends)
+        return c.cast(whole), became
+    if t.is_float(): return c.cast(pl.Float32).fill_nan(None), ""
+    return c.map_batches(_json_text, return_dtype=pl.String, is_elementwise=True), "text"
+
 # %% ../../notebooks/lib/data/00_frames.ipynb #storable
 _BECAME = {"text": msg("text"), "seconds": msg("seconds"), "times in UTC": msg("times in UTC"), "decimal numbers": msg("decimal numbers")}
 
 def storable(
-    df: pl.DataFrame,
+    df: pl.DataFrame | pl.LazyFrame,
     said: list | None = None,  # gets a message for the columns that changed; default: a warning
-) -> pl.DataFrame:
-    "The frame in types and names that a Delta table holds."
-    names = unique_names(df.columns, fold=True, said=said)
-    columns, changed = [], {}
-    for name, s in zip(names, df.get_columns()):
-        new, became = _storable(s)
+) -> pl.DataFrame | pl.LazyFrame:  # as given
+    "The frame in types and names that a Delta table holds, missing values null."
+    lazy = df.lazy()
+    schema = lazy.collect_schema()
+    names, changed, out = unique_names(schema.names(), fold=True, said=said), {}, []
+    wide = [c for c, t in schema.items() if t in (pl.UInt64, pl.Int128, pl.UInt128)]
+    found = lazy.select(f(pl.col(c)).alias(f"{c} {k}") for c in wide for k, f in enumerate((pl.Expr.min, pl.Expr.max))).collect(engine="streaming") if wide else None
+    for name, (c, t) in zip(names, schema.items()):
+        ends = [found[f"{c} {k}"][0] or 0 for k in (0, 1)] if c in wide else (0, 0)
+        e, became = _storable(pl.col(c), t, ends)
         if became: changed.setdefault(became, []).append(name)
-        columns.append(new.alias(name))
+        out.append(e.alias(name))
     for became, cols in changed.items():
         tell(said, msg("Columns kept as {what}: {names}", what=_BECAME[became], names=listed(cols)))
-    return nan_to_null(pl.DataFrame(columns))
+    return lazy.select(out) if isinstance(df, pl.LazyFrame) else lazy.select(out).collect()
