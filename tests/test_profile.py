@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 
+from mlwb.core.errors import InputError
 from mlwb.data import profile as engine
 from mlwb.data.frames import frame
 from mlwb.data.merge import merge
@@ -206,6 +207,58 @@ def test_parts_that_do_not_fit_say_so():
     assert "number" in p.column("a").error and p.column("b").rows == 3 and p.rows == 9
     assert "b (" not in str(p.notes[-1]) and any("b, c" in str(m) for m in p.notes)
     assert [a.kind for a in p.alerts if a.column == "a"] == ["unreadable"]
+
+
+# --- the target --------------------------------------------------------------------------------------------------------
+
+class TestTarget:
+    @pytest.mark.parametrize("asked, words", [
+        (dict(target="when"), "holds times"), (dict(target="when", task="regression"), "holds times"), (dict(target="day"), "give it as `time`"),
+        (dict(target="x", task="classification"), "too many to be classes"), (dict(target="id"), "group its values"),
+        (dict(target="code"), "look like numbers")])
+    def test_what_cannot_be_predicted_is_refused_in_words(self, asked, words):
+        n = 3000
+        df = pl.DataFrame({"when": TIMES + np.arange(n).astype("timedelta64[h]"), "day": TIMES + (np.arange(n) // 40).astype("timedelta64[D]"),
+                           "x": np.random.default_rng(0).normal(size=n), "id": [f"K-{i}" for i in range(n)], "code": [f"{i / 7:.3f}" for i in range(n)]})
+        with pytest.raises(InputError, match=words): profile(df.with_columns(pl.col("day").cast(pl.Date)), **asked)
+
+    def test_durations_and_decimals_are_numbers(self):
+        n, r = 3000, np.random.default_rng(0)
+        hours = r.integers(0, 500, n)
+        df = pl.DataFrame({"took": pl.Series(hours).cast(pl.Int64) * 3_600_000_000, "hours": hours, "price": pl.Series(hours / 4).cast(pl.Decimal(9, 2))})
+        df = df.with_columns(pl.col("took").cast(pl.Duration("us")))
+        for target in ("took", "price"):
+            p = profile(df, target=target)
+            assert p.task == "regression" and p.column("hours").relation["strength"] > .99
+            assert p.target_summary["mean"] == pytest.approx(p.column(target).stats["mean"])
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("task", ["regression", "classification"])
+    def test_infinite_ones_are_counted_said_and_left_out(self, task):
+        n, r = 3000, np.random.default_rng(0)
+        x = r.normal(size=n)
+        y = np.where(np.arange(n) < 20, np.where(np.arange(n) % 2, np.inf, -np.inf), x * 2 if task == "regression" else x > .5).astype(float)
+        p = profile({"x": x, "y": y}, target="y", time="")
+        assert p.task == task and p.target_summary["labelled"] == n - 20 == p.column("x").relation["n"] and p.column("x").relation["strength"] > .95
+        assert any("y is infinite in 20 rows" in str(m) for m in p.notes)
+        assert any(a.kind == "unlabelled" and "infinite one in 20" in str(a.message) for a in p.alerts)
+        if task == "regression": assert p.target_summary["mean"] == pytest.approx(y[20:].mean()) and "in 2,980 labelled rows" in " ".join(map(str, p.headlines))
+        else: assert [k for k, _ in p.target_summary["classes"]] == ["0", "1"]
+        assert hostile_tables.plain(p.to_json())
+
+
+def test_associations_say_that_rare_values_count_as_one():
+    r = np.random.default_rng(0)
+    df = pl.DataFrame({name: [f"{name}{i}" for i in r.integers(0, k, 2000)] for name, k in (("town", 40), ("shop", 35), ("few", 30))})
+    assert [str(m) for m in profile(df).notes] == ["Associations of 2 columns of text count all values but the 30 most frequent as one: town, shop."]
+    assert not profile(df[["few"]]).notes and not profile(df[["town"]]).notes
+
+
+def test_one_is_no_plural_and_what_occurs_is_not_nothing():
+    p = profile(pl.DataFrame({"y": [None, *([True, False] * 5000)], "x": [None, *range(10_000)], "k": [1] * 10_001}), target="y")
+    told = " ".join([*map(str, p.headlines), *(str(a.message) for a in p.alerts)])
+    assert "1 row has no label (<0.1%)" in told and " 1 rows" not in told and "0.0%" not in told.replace("50.0%", ""), told
+    assert str(profile({"x": [1]}).headlines[-1]) == "1 row and 1 column; no value is missing."
 
 
 # --- by column ---------------------------------------------------------------------------------------------------------

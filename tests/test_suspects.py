@@ -59,6 +59,7 @@ def spoil(values, share, rng):
 def text(values): return pl.Series(list(map(str, values)))
 def where(mask, values): return pl.select(pl.when(pl.Series(mask)).then(pl.Series(values))).to_series()
 def ranks(v): return np.argsort(np.argsort(v, kind="stable"), kind="stable")
+def chatter(n, rng): return [" ".join(t) for t in rng.choice([f"word{i}" for i in range(3000)], (n, 5))]
 def days(n): return n.astype("timedelta64[D]")
 
 
@@ -70,7 +71,9 @@ def own_time(df, time, rng):
 def of_class(y, own, rng):
     """Columns that know a class. y: 1 for the class."""
     n, yes = len(y), y == 1
-    return {"strength": y * 3. + rng.normal(size=n) * .9, "equal": text(np.where(yes, "닫힘", "open")),
+    ends = np.where(yes, rng.choice(["status: cancelled by guest", "취소 – hotel", "no-show"], n), rng.choice(["stayed", "has stayed (paid)"], n))
+    return {"strength": y * 3. + rng.normal(size=n) * .9, "strength (copy)": np.where(yes ^ (rng.random(n) < .1), "Y", "N"),
+            "strength (words)": text([f"{a}, {b}; {a[::-1]}" for a, b in zip(chatter(n, rng), ends)]), "equal": text(np.where(yes, "닫힘", "open")),
             "determined": text(np.where(yes, rng.integers(0, 12, n), rng.integers(12, 40, n))),
             "order": ranks(y + rng.random(n) * .999) * 3 + 17, "within": np.where(yes, 0., rng.integers(0, 4, n).astype(float)),
             "gaps": where(~yes, rng.integers(0, 9, n)), "gaps (some)": where(yes & (rng.random(n) < .6), rng.integers(0, 9, n)),
@@ -148,7 +151,9 @@ def innocents(y, classes, own, rng):
     n, yes = len(y), (y == 1) if classes else y > np.median(y)
     signal = yes * 1.8 if classes else (y - y.mean()) / y.std()
     planned = own + days(rng.integers(1, 30, n))
-    return {"strong": signal + rng.normal(size=n) * (1 if classes else .4), "id": rng.permutation(n) + 5,
+    hints = [rng.choice([f"hint{i}" for i in range(20)], 3) if k else rng.choice([f"hint{i}" for i in range(20, 40)], 3) for k in yes ^ (rng.random(n) < .2)]
+    return {"honest words": text([f"{a} {' '.join(b)}" for a, b in zip(chatter(n, rng), hints)]), "test": np.where(yes ^ (rng.random(n) < .15), 1, 0),
+            "strong": signal + rng.normal(size=n) * (1 if classes else .4), "id": rng.permutation(n) + 5,
             "text id": text([f"K-{i:x}" for i in rng.permutation(n)]), "hash": text(rng.integers(0, 2**62, n)), "planned": planned,
             "planned later": where(rng.random(n) < .8, planned + days(rng.integers(1, 9, n))),
             "gaps": where(rng.random(n) < np.where(yes, .5, .9), rng.normal(size=n)), "rare": rng.random(n) < .002,
@@ -207,6 +212,31 @@ def test_a_column_that_cannot_be_looked_at_is_said_and_the_others_are_checked(mo
     said = []
     found = find_suspects(pl.DataFrame(dict(bad=range(200), same=np.where(y, "p", "q"), y=y)), "y", said=said)
     assert [s.column for s in found] == ["same"] and "bad could not be checked for leaks: ValueError: no way in" in str(said[0])
+
+
+# --- a sample is said to be one ------------------------------------------------------------------------------------------
+
+def test_evidence_of_a_sample_says_so():
+    rng, n = np.random.default_rng(0), 80_000
+    y = rng.random(n) < .4
+    df = pl.DataFrame(dict(y=y, why=np.where(y, rng.choice(["ill", "moved"], n), "none"), note=where(~y, rng.normal(size=n))))
+    p = profile(df, target="y")
+    assert {s.column for s in p.suspects} == {"why", "note"} and all("a random sample of 50,000 of 80,000 labelled rows" in str(s.evidence) for s in p.suspects)
+    assert any("Leak suspects were looked for in a random sample of 50,000 of 80,000 labelled rows" in str(m) for m in p.notes)
+    assert str(type(p).from_json(p.to_json()).suspects[0].evidence) == str(p.suspects[0].evidence)
+    small = profile(df[:50_000], target="y")
+    assert small.suspects and not any("sample" in str(s.evidence) for s in small.suspects) and not any("sample" in str(m) for m in small.notes)
+    gone = df.with_columns(pl.when(pl.int_range(n) > 999).then("y"), late=pl.when(pl.int_range(n) > 999).then(1))
+    assert "sample" not in next(str(s.evidence) for s in find_suspects(gone, "y") if s.column == "late")  # counted in all rows
+
+
+def test_a_made_up_table_does_not_share_our_dice():
+    """Rows were held out by default_rng(0), and the target of half of all examples is drawn from it too."""
+    for seed in (0, 1, 42):
+        rng, n = np.random.default_rng(seed), 3000
+        y = rng.integers(0, 2, n)
+        p = profile(dict(y=y, x=y * 1.5 + rng.normal(size=n), copy=np.where(y, "a", "b")), target="y")
+        assert .8 < p.column("x").relation["strength"] < .9 and [(s.column, s.mechanism) for s in p.suspects] == [("copy", "equal")]
 
 
 # --- in the profile -----------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def _content(c: Column):
     if c.error: yield Alert(c.name, "unreadable", msg("could not be described: {error}", error=c.error), drop, "warn"); return
     if not n: yield Alert(c.name, "empty", msg("has no value in any row"), drop, "warn"); return
     if share >= .05:
-        yield Alert(c.name, "missing", msg("{share:.1%} of the values are missing ({n:,} rows)", share=share, n=c.missing),
+        yield Alert(c.name, "missing", msg("{share:.1%} of the values are missing ({n:,} {n:row|rows})", share=share, n=c.missing),
                     msg("Find out why; that a value is missing may be information in itself."), "warn" if share >= .5 else "info")
     if c.distinct == 1:
         message = msg("has the same value in every row that has one") if c.missing else msg("has the same value in every row")
@@ -57,21 +57,23 @@ def _content(c: Column):
 def _shape(c: Column):
     s, n = c.stats, c.rows - c.missing
     if s.get("infinite"):
-        yield Alert(c.name, "infinite", msg("{n:,} values are infinite", n=s["infinite"]),
+        yield Alert(c.name, "infinite", msg("{n:,} {n:value is|values are} infinite", n=s["infinite"]),
                     msg("Find the division by zero; treat them as missing."), "warn")
     if c.distinct > 20 and abs(s.get("skewness") or 0) > 5:
         yield Alert(c.name, "skewed", msg("is very skewed (skewness {x:.1f})", x=s["skewness"]),
                     msg("Use its logarithm or a tree model; a mean says little about it."))
     if s.get("outliers", 0) and s["outliers"] <= .02 * n:
         yield Alert(c.name, "outliers",
-                    msg("{n:,} values lie more than three interquartile ranges outside the quartiles (values from {low:.6g} to {high:.6g})",
+                    msg("{n:,} {n:value lies|values lie} more than three interquartile ranges outside the quartiles (values from {low:.6g} to {high:.6g})",
                         n=s["outliers"], low=s["min"], high=s["max"]), msg("Check whether they are errors."))
     if s.get("blank"):
-        yield Alert(c.name, "blank", msg("{n:,} values are blank but not missing", n=s["blank"]), msg("Treat them as missing."), "warn")
+        yield Alert(c.name, "blank", msg("{n:,} {n:value is|values are} blank but not missing", n=s["blank"]), msg("Treat them as missing."), "warn")
     hidden = [r for r in c.disguised if str(r[0]).strip()]
     if hidden:
         shown = listed(f"{v if isinstance(v, str) else format(v, '.10g')} ({k:,})" for v, k in hidden)
-        yield Alert(c.name, "disguised", msg("{n:,} values probably stand for missing ones: {values}", n=sum(k for _, k in hidden), values=shown),
+        text = msg("{n:,} {n:value probably stands for a missing one|values probably stand for missing ones}: {values}",
+                   n=sum(k for _, k in hidden), values=shown)
+        yield Alert(c.name, "disguised", text,
                     msg("Find out what they mean; if nothing is known there, read them as missing."), "warn" if certain(hidden) else "info")
     for key, kind, what in (("numeric_share", "numbers-as-text", msg("numbers")), ("time_share", "times-as-text", msg("dates"))):
         if s.get(key, 0) >= .9 and c.distinct > 2:
@@ -93,7 +95,9 @@ def _suspected(found):
 def _target(t: Target):
     unlabelled = int(np.isnan(t.y).sum())
     if unlabelled:
-        yield Alert(t.name, "unlabelled", msg("{n:,} rows have no label ({share:.1%})", n=unlabelled, share=unlabelled / len(t.y)),
+        facts = dict(n=unlabelled, share=unlabelled / len(t.y))
+        yield Alert(t.name, "unlabelled", msg("{n:,} {n:row has|rows have} no label ({share:.1%})", **facts) if not t.infinite else
+                    msg("{n:,} {n:row has|rows have} no label ({share:.1%}), an infinite one in {k:,}", k=t.infinite, **facts),
                     msg("They can't be learned from or tested on; keep them to be scored."))
     if len(t.classes) > 1:
         label, n = min(t.classes, key=lambda r: r[1])
@@ -110,11 +114,11 @@ BOTH_SIDES = msg("Find out whether they are real; in a random split they stand o
 def _duplicates(df, columns, duplicates, but_ids):
     if duplicates:
         share = duplicates / df.height
-        yield Alert("", "duplicates", msg("{n:,} rows are equal to an earlier one ({share:.1%})", n=duplicates, share=share),
+        yield Alert("", "duplicates", msg("{n:,} {n:row is|rows are} equal to an earlier one ({share:.1%})", n=duplicates, share=share),
                     BOTH_SIDES, "warn")
     ids = [c.name for c in columns if is_id(c)]
     if ids and len(ids) < df.width and (n := duplicate_rows(df.drop(ids)) if but_ids is None else but_ids):
-        yield Alert("", "duplicates-but-id", msg("{n:,} rows are equal to an earlier one but for {columns} ({share:.1%})",
+        yield Alert("", "duplicates-but-id", msg("{n:,} {n:row is|rows are} equal to an earlier one but for {columns} ({share:.1%})",
                                                  n=n, columns=listed(ids), share=n / df.height), BOTH_SIDES, "warn")
 
 def _same(df, columns):

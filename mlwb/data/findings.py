@@ -6,14 +6,14 @@
 __all__ = ['headlines_of', 'notes_of']
 
 # %% ../../notebooks/lib/data/17_findings.ipynb #findings-imports
-from ..core.messages import Message, msg
+from ..core.messages import Message, msg, share
 from .frames import listed
 
 # %% ../../notebooks/lib/data/17_findings.ipynb #headlines-structure
 def _structure(c):
     a, b = c.names
     both = sum(d.status not in ("a", "b") for d in c.columns)
-    yield 3, msg("{a} has {n:,} rows, {b} {m:,}; {k} columns are in both.", a=a, b=b, n=c.rows[0], m=c.rows[1], k=both)
+    yield 3, msg("{a} has {n:,} {n:row|rows}, {b} {m:,}; {k} {k:column is|columns are} in both.", a=a, b=b, n=c.rows[0], m=c.rows[1], k=both)
     for status, name in (("a", a), ("b", b)):
         if found := [d.name for d in c.columns if d.status == status]: yield 0, msg("Only in {name}: {columns}.", name=name, columns=listed(found))
     found, word = [d for d in c.columns if d.status == "type"], lambda text: {"text": text, "args": {}}  # a message, in its JSON form
@@ -58,7 +58,7 @@ def _missing(c):
     found = sorted((d for d in c.columns if d.status == "same" and abs(d.missing_change()) >= .05), key=lambda d: -abs(d.missing_change()))
     if found:
         yield 1, msg("Missing values, from {a} to {b}: {columns}.", a=c.names[0], b=c.names[1],
-                     columns=listed(f"{d.name} ({d.a.missing_share():.1%} → {d.b.missing_share():.1%})" for d in found))
+                     columns=listed(f"{d.name} ({share(d.a.missing_share())} → {share(d.b.missing_share())})" for d in found))
 
 def _new(c):
     yield from _listed(c, "new", 1, msg("Values that {a} does not have: {columns}."))
@@ -66,10 +66,11 @@ def _new(c):
 
 def _listed(c, key, i, text):
     "Values that only side i has, of columns whose values the other side lists all."
-    share = lambda d: sum(n for _, n in getattr(d, key)) / (d.a, d.b)[i].rows
-    found = sorted((d for d in c.columns if d.measure and not d.unlisted[1 - i] and getattr(d, key) and (d.low or 0) <= .9999), key=lambda d: -share(d))
+    part = lambda d: sum(n for _, n in getattr(d, key)) / (d.a, d.b)[i].rows
+    found = sorted((d for d in c.columns if d.measure and not d.unlisted[1 - i] and getattr(d, key) and (d.low or 0) <= .9999), key=lambda d: -part(d))
     few = lambda v: ", ".join(x or "∅" for x, _ in v[:3]) + (", …" if len(v) > 3 else "")
-    if found: yield 2, Message(text.text, dict(a=c.names[0], b=c.names[1], columns=listed(f"{d.name} ({few(getattr(d, key))}; {share(d):.1%})" for d in found)))
+    columns = listed(f"{d.name} ({few(getattr(d, key))}; {share(part(d))})" for d in found)
+    if found: yield 2, Message(text.text, dict(a=c.names[0], b=c.names[1], columns=columns))
 
 def headlines_of(
     c,              # a Comparison, complete but for these

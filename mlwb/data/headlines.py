@@ -56,20 +56,22 @@ def _defects(p):
 # %% ../../notebooks/lib/data/13_headlines.ipynb #target
 def _size(p):
     cells = sum(c.missing for c in p.columns) / max(1, p.rows * len(p.columns))
-    yield msg("{rows:,} rows and {columns} columns; {share:.1%} of all values are missing.", rows=p.rows, columns=len(p.columns), share=cells)
+    facts = dict(rows=p.rows, columns=len(p.columns))
+    if not cells: yield msg("{rows:,} {rows:row|rows} and {columns} {columns:column|columns}; no value is missing.", **facts)
+    else: yield msg("{rows:,} {rows:row|rows} and {columns} {columns:column|columns}; {share:.1%} of all values are missing.", share=cells, **facts)
 
 def _target(p):
     s = p.target_summary
     if s.get("positive"):
         facts = dict(target=p.target, label=s["positive"], share=s["classes"][-1][1] / s["labelled"])
-        yield (msg("{target} is {label} in {share:.1%} of the {n:,} labelled rows; {missing:,} rows have no label.",
+        yield (msg("{target} is {label} in {share:.1%} of the {n:,} labelled rows; {missing:,} {missing:row has|rows have} no label.",
                    n=s["labelled"], missing=s["unlabelled"], **facts)
                if s["unlabelled"] else msg("{target} is {label} in {share:.1%} of the rows.", **facts))
     elif s.get("classes"):
-        yield msg("{target} has {k} classes; the most frequent, {label}, has {share:.1%} of the {n:,} labelled rows.", target=p.target,
+        yield msg("{target} has {k:,} {k:class|classes}; the most frequent, {label}, has {share:.1%} of the {n:,} labelled {n:row|rows}.", target=p.target,
                   k=len(s["classes"]), label=s["classes"][0][0], share=s["classes"][0][1] / max(1, s["labelled"]), n=s["labelled"])
     elif s.get("mean") is not None:
-        yield msg("{target} is {mean:.4g} on average in {n:,} labelled rows (standard deviation {sd:.4g}).",
+        yield msg("{target} is {mean:.4g} on average in {n:,} labelled {n:row|rows} (standard deviation {sd:.4g}).",
                   target=p.target, mean=s["mean"], sd=s["sd"] or 0, n=s["labelled"])
 
 def _moves(p):
@@ -85,9 +87,11 @@ def _strongest(p):
     says = lambda c: c.relation and c.relation["strength"] >= (.51 if c.relation["measure"] == "AUC" else .01)
     related = sorted((c for c in p.columns if says(c) and c.name not in told), key=lambda c: -c.relation["strength"])[:3]
     if related:
-        facts = dict(target=p.target, columns=", ".join(f"{c.name} ({c.relation['strength']:.2f})" for c in related), measure=related[0].relation["measure"])
-        if told: yield msg("Of the other columns, these say most about {target} on their own: {columns} ({measure} on held-out rows).", **facts)
-        else: yield msg("On their own, these columns say most about {target}: {columns} ({measure} on held-out rows).", **facts)
+        measure = related[0].relation["measure"]
+        how = msg("{measure} on all labelled rows", measure=measure) if measure == "Cramér's V" else msg("{measure} on held-out rows", measure=measure)
+        facts = dict(target=p.target, columns=", ".join(f"{c.name} ({c.relation['strength']:.2f})" for c in related), how=how)
+        if told: yield msg("Of the other columns, these say most about {target} on their own: {columns} ({how}).", **facts)
+        else: yield msg("On their own, these columns say most about {target}: {columns} ({how}).", **facts)
 
 # %% ../../notebooks/lib/data/13_headlines.ipynb #headlines
 def headlines(

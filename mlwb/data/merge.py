@@ -7,7 +7,7 @@ __all__ = ['merge']
 
 # %% ../../notebooks/lib/data/15_merge.ipynb #merge-imports
 from ..core.errors import InputError
-from ..core.messages import msg
+from ..core.messages import msg, share
 from ..core.results import plain
 from .alerts import column_alerts
 from .associations import number_pairs, strongest
@@ -40,11 +40,11 @@ def _notes(p, profiles, lost):
     off = [c for c in p.columns if c.quantile_error]
     if off:
         yield msg("Quantiles, histograms and counts of far-out values are estimated from bins; a rank may be off by so large a share of the rows: {columns}.",
-                  columns=listed(f"{c.name} ({c.quantile_error:.2%})" for c in off))
+                  columns=listed(f"{c.name} ({share(c.quantile_error, 2)})" for c in off))
     guess = [c for c in p.columns if not c.distinct_exact]
     if guess:
         yield msg("The number of different values is estimated, with this standard error: {columns}.",
-                  columns=listed(f"{c.name} ({c.distinct:,} ± {c.distinct_error:.1%} in {c.rows - c.missing:,} rows)" for c in guess))
+                  columns=listed(f"{c.name} ({c.distinct:,} ± {share(c.distinct_error)} in {c.rows - c.missing:,} rows)" for c in guess))
     short = [c for c in p.columns if c.top_error]
     if short:
         yield msg("Counts of frequent values may be too small by so many rows at most: {columns}.",
@@ -59,7 +59,7 @@ def _notes(p, profiles, lost):
     if steps: yield msg("Steps of time are left out where parts overlap or have more than 20 different ones: {columns}.", columns=listed(steps))
     some = [c.name for c in p.columns if c.rows < p.rows]
     if some: yield msg("Not in every part, and described over those that have them: {columns}.", columns=listed(some))
-    if lost: yield msg("{n:,} correlations are left out: a part knows nothing of them.", n=lost)
+    if lost: yield msg("{n:,} {n:correlation is|correlations are} left out: a part knows nothing of {n:it|them}.", n=lost)
 
 # %% ../../notebooks/lib/data/15_merge.ipynb #merge
 def merge(

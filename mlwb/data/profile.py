@@ -18,7 +18,7 @@ from ..core.messages import Message, msg, say
 from ..core.results import Result, plain
 from ..core.settings import TASKS
 from .alerts import Alert, find_alerts, is_id
-from .associations import COLUMNS, SAMPLE, associate, in_sample, sampled_rows, usable
+from .associations import COLUMNS, LEVELS, SAMPLE, associate, in_sample, sampled_rows, usable
 from .columns import Column, Histogram, _described  # noqa: F401 (Histogram is at home here for its callers)
 from .frames import listed
 from .headlines import headlines
@@ -95,6 +95,12 @@ def _target_aware(p, df, t, taken, time):
     "Suspects among the columns that could be described, and the target over time."
     p.suspects = suspects_of(taken, t.name, t.task, time, said=p.notes)
     if time: p.target_over_time = target_over_time(df, t, time)
+    if t.infinite:
+        p.notes.append(msg("{target} is infinite in {n:,} {n:row, which counts as one|rows, which count as rows} without a label.",
+                           target=t.name, n=t.infinite))
+    if taken.sampled:
+        p.notes.append(msg("Leak suspects were looked for in a random sample of {n:,} of {rows:,} labelled rows; gaps where the label is missing were counted "
+                           "in all rows.", n=len(taken.at), rows=taken.rows))
 
 # %% ../../notebooks/lib/data/09_profile.ipynb #describe-all
 def describe_columns(
@@ -133,6 +139,7 @@ def _asked(df, target, task, time):
     if time and not target: times_of(df[time])  # with a target it is read anyway
     t = as_target(df, target, task or "") if target else None
     if t is not None and t.task == "regression" and np.isnan(t.y).all() and df[target].null_count() < df.height:
+        if t.infinite: raise InputError(f"The target {target!r} holds infinite numbers only. Choose another target.")
         raise InputError(f"The target {target!r} holds {df[target].dtype}, no numbers. Choose another target, or task='classification'.")
     return t
 
@@ -165,9 +172,14 @@ def profile(
     p.notes += _sampling(p)
     return p
 
+# %% ../../notebooks/lib/data/09_profile.ipynb #sampling
 def _sampling(p):
     if p.rows > SAMPLE:
         yield msg("Spearman's correlations and associations with categories were computed on a random sample of {n:,} of {rows:,} rows.", n=SAMPLE, rows=p.rows)
+    cut = [c.name for c in usable(p.columns)[:COLUMNS] if c.type == "category" and c.distinct > LEVELS]
+    if cut and len(usable(p.columns)) > 1:
+        yield msg("Associations of {k} {k:column|columns} of text count all values but the {n} most frequent as one: {columns}.",
+                  k=len(cut), n=LEVELS, columns=listed(cut))
     shapes = [c for c in p.columns if 0 < c.shapes_rows < c.rows - c.missing]
     if shapes:
         yield msg("Character patterns were counted on part of the values: {columns}.",

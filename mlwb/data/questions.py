@@ -99,7 +99,8 @@ def accurate(df) -> Question:
     details = []
     if half: details.append(msg("Missing in more than half of the rows: {columns}.", columns=listed(half)))
     if odd: details.append(msg("Impossible values, or numbers stored as text: {columns}.", columns=listed(odd)))
-    answer = msg("{share:.1%} of all values are missing, {n:,} rows repeat an earlier one, {k} columns hold values that can't be.",
+    answer = msg("{share:.1%} of all values are missing, {n:,} {n:row repeats|rows repeat} an earlier one, "
+                 "{k} {k:column holds|columns hold} values that can't be.",
                  share=missing / max(1, cells), n=double, k=len(odd))
     bad = odd or double > .01 * df.height or missing > .2 * cells
     return Question("accurate", msg("Is it accurate?"), answer, "warn" if bad else "ok",
@@ -118,7 +119,7 @@ def available(df, note: AcquisitionNote | None, t: Target, found: list) -> Quest
                      "Say in acquisition.yaml when they are known.", columns=listed(suspects))
         return Question("available", ask, answer, "warn", evidence, details)
     if late:
-        answer = msg("{n} columns are declared as known only afterwards and are kept from the model: {columns}.", n=len(late), columns=listed(late))
+        answer = msg("{n} {n:column is|columns are} declared as known only afterwards and kept from the model: {columns}.", n=len(late), columns=listed(late))
         return Question("available", ask, answer, "ok", evidence)
     return Question("available", ask, msg("Nobody has said so: no column has a known_at in acquisition.yaml."), "open", evidence)
 
@@ -167,7 +168,7 @@ def representative(df, t: Target, periods) -> Question:
     if t.classes:
         label, n = min(t.classes, key=lambda r: r[1])
         evidence["smallest_class"] = dict(label=label, n=n)
-        details.append(msg("The smallest class of {target}, {label}, has {n:,} rows.", target=t.name, label=label, n=n)); warn |= n < 100
+        details.append(msg("The smallest class of {target}, {label}, has {n:,} {n:row|rows}.", target=t.name, label=label, n=n)); warn |= n < 100
     else: evidence["labelled"] = int((~np.isnan(t.y)).sum())
     if periods is None:
         return Question("representative", ask, msg("The rows have no time, so it can't be seen whether it changes; people have to say how rows were chosen."),
@@ -175,7 +176,7 @@ def representative(df, t: Target, periods) -> Question:
     table, every = periods
     thin = table[1:-1].filter(pl.col("n") < .25 * table["n"].median())["period"].to_list()
     evidence |= dict(thin=[p.date().isoformat() for p in thin[:20]], over_time=[[p.date().isoformat(), n, v] for p, n, v in table.head(120).rows()])
-    if thin: details.append(msg("{n} {periods} have less than a quarter of the usual rows.", n=len(thin), periods=NAMES[every]))
+    if thin: details.append(msg("{n} of the {periods} {n:has|have} less than a quarter of the usual rows.", n=len(thin), periods=NAMES[every]))
     return Question("representative", ask, *_moves(t, table, NAMES[every], warn or bool(thin)), evidence, details)
 
 def _moves(t, table, periods, warn):

@@ -62,7 +62,7 @@ def _against(s, c: ColumnSchema):
     if GROUPS[kind] != GROUPS[c.type]:
         yield Anomaly(s.name, "type", n, "error", msg("is {found}, expected is {expected}", found=kind, expected=c.type)); return
     if missing and not c.nullable:
-        yield Anomaly(s.name, "missing", missing, "error", msg("has {n:,} missing values; none may be missing", n=missing))
+        yield Anomaly(s.name, "missing", missing, "error", msg("has {n:,} missing {n:value|values}; none may be missing", n=missing))
     elif n and missing / n > max(.05, 2 * c.missing) and missing / n > c.missing + .05:
         yield Anomaly(s.name, "missing", missing, "warning",
                       msg("has {share:.1%} missing values; it had {before:.1%}", share=missing / n, before=c.missing))
@@ -76,11 +76,11 @@ def _domain(name, v, c):
     if counts.height:
         values = counts.sort("n", "value", descending=[True, False])["value"].head(6).to_list()
         yield Anomaly(name, "domain", int(counts["n"].sum()), "warning",
-                      msg("has {k} values that were never seen: {values}", k=counts.height, values=listed(values, 5)))
+                      msg("has {k:,} {k:value that was|values that were} never seen: {values}", k=counts.height, values=listed(values, 5)))
 
 def _range(name, v, c):
-    below = lambda n, x: msg("has {n:,} values below {limit:.6g}", n=n, limit=x)
-    above = lambda n, x: msg("has {n:,} values above {limit:.6g}", n=n, limit=x)
+    below = lambda n, x: msg("has {n:,} {n:value|values} below {limit:.6g}", n=n, limit=x)
+    above = lambda n, x: msg("has {n:,} {n:value|values} above {limit:.6g}", n=n, limit=x)
     for limit, outside, say in ((c.min, v.__lt__, below), (c.max, v.__gt__, above)):
         if not isinstance(limit, (int, float)) or isinstance(limit, bool): continue
         rows = int(outside(limit).sum() or 0)
@@ -107,13 +107,13 @@ def _itself(s, target):
     if v.drop_nulls().n_unique() == 1 and s.name != target:
         yield Anomaly(s.name, "constant", n - missing, "warning", msg("has the same value in every row that has one"))
     if s.dtype.is_float() and (k := int(s.is_infinite().sum())):
-        yield Anomaly(s.name, "infinite", k, "warning", msg("has {n:,} infinite values", n=k))
+        yield Anomaly(s.name, "infinite", k, "warning", msg("has {n:,} infinite {n:value|values}", n=k))
     if kind == "time":
         odd = int(((v.dt.year() < 1900) | (v.dt.year() > 2100)).sum() or 0)
-        if odd: yield Anomaly(s.name, "odd-time", odd, "warning", msg("has {n:,} times before 1900 or after 2100", n=odd))
+        if odd: yield Anomaly(s.name, "odd-time", odd, "warning", msg("has {n:,} {n:time|times} before 1900 or after 2100", n=odd))
 
 def _of_rows(df, target, time):
-    if (k := duplicate_rows(df)): yield Anomaly("", "duplicates", k, "warning", msg("{n:,} rows are equal to an earlier one", n=k))
+    if (k := duplicate_rows(df)): yield Anomaly("", "duplicates", k, "warning", msg("{n:,} {n:row is|rows are} equal to an earlier one", n=k))
     by_content = {}
     for s in df.get_columns():
         if s.null_count() < len(s): by_content.setdefault((s.dtype, s.null_count(), _mark(s)), []).append(s)
@@ -124,7 +124,7 @@ def _of_rows(df, target, time):
                 yield Anomaly(s.name, "same-column", len(s), "warning", msg("is the same as {column}", column=first.name))
     if time and (k := df[time].null_count()):
         yield Anomaly(time, "missing-time", k, "error",
-                      msg("orders the rows, but {n:,} rows have no value there; leave them out or fill them in", n=k))
+                      msg("orders the rows, but {n:,} {n:row has|rows have} no value there; leave {n:it|them} out or fill {n:it|them} in", n=k))
 
 def _mark(s):
     try: return int(s.head(1000).hash(0).sum())
@@ -137,17 +137,17 @@ def _of_target(df, target, time, task, note):
     except InputError as e: yield Anomaly(target, "target", len(y), "error", msg("{reason}", reason=str(e))); return
     n = len(y) - y.null_count()
     if (k := y.null_count()):
-        yield Anomaly(target, "unlabelled", k, "warning", msg("{n:,} rows have no label; they are kept and scored only", n=k))
-    if n < 200: yield Anomaly(target, "few-rows", n, "warning", msg("only {n:,} rows have a label; every figure will be uncertain", n=n))
+        yield Anomaly(target, "unlabelled", k, "warning", msg("{n:,} {n:row has|rows have} no label; {n:it is|they are} kept and scored only", n=k))
+    if n < 200: yield Anomaly(target, "few-rows", n, "warning", msg("only {n:,} {n:row has|rows have} a label; every figure will be uncertain", n=n))
     if task == "classification":
         counts = y.drop_nulls().alias("value").value_counts(name="n")
         rare = counts.filter(pl.col("n") < 10)
         if rare.height:
-            yield Anomaly(target, "rare-class", int(rare["n"].sum()), "warning", msg("{k} classes have fewer than 10 rows", k=rare.height))
+            yield Anomaly(target, "rare-class", int(rare["n"].sum()), "warning", msg("{k} {k:class has|classes have} fewer than 10 rows", k=rare.height))
     for d in missing_with_label(df, target):
         if note is not None and d["column"] in note.known_at: continue
         yield Anomaly(d["column"], "missing-with-label", d["both"], "warning",
-                      msg("is missing in {both:,} of the {n:,} rows without a label and in {rest:,} others: probably known only afterwards",
+                      msg("is missing in {both:,} of the {n:,} rows without a label and in {rest:,} {rest:other|others}: probably known only afterwards",
                           both=d["both"], n=d["unlabelled"], rest=d["missing"] - d["both"]))
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #validate

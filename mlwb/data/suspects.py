@@ -16,7 +16,9 @@ from ..core.messages import msg
 from .frames import frame, tell
 from .mechanisms import (DROP, MECHANISMS, TOO_STRONG, WARN, Goal, Seen, Suspect, alone, determined, gaps,  # noqa: F401
                                   goal, see, strength, suspect, within)
+from .relations import SEED
 from .targets import as_target, infer_task
+from .telling import told_in_words
 
 # %% ../../notebooks/lib/data/13_suspects.ipynb #missing
 def missing_with_label(
@@ -57,7 +59,7 @@ def sums(
     "The smallest set of columns whose linear combination is the target in (nearly) all rows."
     x = {k: v for k, v in x.items() if np.isfinite(v).mean() >= .95}
     at = np.flatnonzero(np.all([np.isfinite(v) for v in x.values()], axis=0)) if x else []
-    if len(at) > most: at = np.sort(np.random.default_rng(0).choice(at, most, replace=False))
+    if len(at) > most: at = np.sort(np.random.default_rng(SEED).choice(at, most, replace=False))
     x = {k: v[at] for k, v in x.items() if len(at) and np.ptp(v[at]) > 0}
     if not x or len(at) < 2 * len(x) + 30: return {}, 0., len(at)
     y, scale = y[at], {k: np.abs(v).max() for k, v in x.items()}
@@ -138,11 +140,15 @@ class Taken:
         rows=None,              # positions of the rows to measure on; None: all
         sample: int = 50_000,   # how many labelled ones at most
     ):
-        self.name, self.unlabelled, self.rng = y.name, y.is_null(), np.random.default_rng(0)
+        self.name, self.unlabelled, self.rng = y.name, y.is_null(), np.random.default_rng(SEED)
         at = np.flatnonzero(~self.unlabelled.to_numpy())
         if rows is not None: at = np.intersect1d(at, rows)
+        self.rows = len(at)  # labelled ones that were to be measured on
         self.at = pl.Series(np.sort(self.rng.choice(at, sample, replace=False)) if len(at) > sample else at, dtype=pl.get_index_type())
         self.part, self.missing = {}, []  # name → its values in these rows; of missing_with_label
+
+    @property
+    def sampled(self): return len(self.at) < self.rows
 
     def add(self, s: pl.Series):
         "Take a column into account."
@@ -164,7 +170,12 @@ def suspects_of(
     others = [c for c in taken.part if c not in (target, time)]
     out = {c: Suspect(c, "declared", declared, {}, "drop", "error") for c in others if c in late}
     found = [_missing(d) for d in taken.missing if d["column"] != time]
-    found += _measured(taken, target, task, time, [c for c in others if c not in late], said)
+    measured = _measured(taken, target, task, time, [c for c in others if c not in late], said)
+    if taken.sampled:
+        for s in measured:
+            s.evidence = msg("{evidence} Measured on a random sample of {n:,} of {rows:,} labelled rows.",
+                             evidence=s.evidence, n=len(taken.at), rows=taken.rows)
+    found += measured
     for s in sorted(found, key=lambda s: MECHANISMS.index(s.mechanism)):
         if s.column in known: s.action = s.level = "warn"
         out.setdefault(s.column, s)
@@ -190,7 +201,7 @@ def find_suspects(
     return suspects_of(taken, target, task, time, note, said)
 
 # %% ../../notebooks/lib/data/13_suspects.ipynb #measured
-ALONE = (gaps, determined, ordered, within, alone)  # what a column shows by itself, the first that fits
+ALONE = (gaps, determined, ordered, within, alone, told_in_words)  # what a column shows by itself, the first that fits
 
 def _looked_at(s, g):
     "A column, what it shows by itself, and why it could not be looked at."

@@ -23,10 +23,25 @@ def infer_task(
     y: pl.Series,  # a target
 ) -> str:  # classification or regression
     "The task that a target suggests."
-    if not y.dtype.is_numeric() or isinstance(y.dtype, pl.Decimal): return "classification"
-    values = y.drop_nulls().unique()
-    whole = y.dtype.is_integer() or bool((values == values.floor()).all())
+    kind, v = looked_at(y)
+    if kind not in ("number", "integer"): return "classification"
+    values = v.filter(v.is_finite()).unique()
+    whole = kind == "integer" or bool((values == values.floor()).all())
     return "classification" if len(values) <= 2 or (whole and len(values) <= 10 and len(y) >= 20 * len(values)) else "regression"
+
+# %% ../../notebooks/lib/data/06_targets.ipynb #no-target
+def _no_time(y):
+    if isinstance(y.dtype, pl.Datetime) or y.dtype == pl.Date:
+        raise InputError(f"The target {y.name!r} holds times, and a time is neither a class nor a number to be predicted. If it orders the rows, give it "
+                         "as `time`; to predict how long something takes, make a column of the hours or days to it, and give that as the target.")
+
+def _few(y, n, labels):
+    "InputError for more classes than can be."
+    if n <= MOST_CLASSES: return
+    way = "Choose another target, or group its values."
+    if looked_at(y)[0] in ("number", "integer"): way = "For a number to be predicted, set task = regression."
+    elif labels.cast(pl.Float64, strict=False).count() > .9 * len(labels): way = "They look like numbers: make numbers of them, or choose another target."
+    raise InputError(f"The target {y.name!r} has {n:,} different values, too many to be classes (at most {MOST_CLASSES}). {way}")
 
 # %% ../../notebooks/lib/data/06_targets.ipynb #target
 @dataclass
@@ -36,28 +51,39 @@ class Target:
     task: str
     y: np.ndarray                                # float64, NaN without a label: 1 for positive, the class' number, or the value
     classes: list = field(default_factory=list)  # [[label as text, rows], …]; with two, the positive one is last
+    infinite: int = 0                            # rows whose value is infinite; they count as rows without a label
 
     @property
     def binary(self) -> bool: return len(self.classes) == 2
 
+# %% ../../notebooks/lib/data/06_targets.ipynb #as-target
 def as_target(
     df: pl.DataFrame,
     name: str,       # a column of it
     task: str = "",  # empty: inferred
 ) -> Target:
-    "A column as a target."
+    "A column as a target; InputError for times, and for more than a hundred classes."
     y = df[name]
+    _no_time(y)
+    y, infinite = _finite(y)
     task = task or infer_task(y)
-    if task == "regression": return Target(name, task, y.cast(pl.Float64, strict=False).fill_nan(None).to_numpy().astype(float))
+    if task == "regression": return Target(name, task, y.cast(pl.Float64, strict=False).to_numpy().astype(float), infinite=infinite)
     labels = _as_text(y)
     counts = labels.drop_nulls().alias("value").value_counts(name="n").rows()
+    _few(y, len(counts), labels.drop_nulls())
     counts = sorted(counts, key=lambda r: (-r[1], r[0]))
     if len(counts) == 2:
         positive = next((r[0] for r in counts if r[0] in ("true", "1")), None) or min(counts, key=lambda r: (r[1], r[0]))[0]
         counts.sort(key=lambda r: r[0] == positive)
     codes = {label: i for i, (label, _) in enumerate(counts)}
     y = labels.replace_strict(codes, default=None, return_dtype=pl.Float64) if codes else pl.Series([None] * len(y), dtype=pl.Float64)
-    return Target(name, task, y.to_numpy().astype(float), [[label, n] for label, n in counts])
+    return Target(name, task, y.to_numpy().astype(float), [[label, n] for label, n in counts], infinite)
+
+def _finite(y):
+    "Numbers without the infinite ones, and how many those were."
+    kind, v = looked_at(y)
+    if kind != "number": return (v if kind == "integer" else y), 0
+    return v.set(v.is_infinite(), None), int(v.is_infinite().sum())
 
 def _as_text(y):
     "Labels as text, 1.0 as 1."
@@ -105,13 +131,15 @@ def check_target(
         raise InputError(f"The column {target!r} is given as target and as time. Choose another target or leave time empty.")
     if time: df = _check_time(df, time, said)
     y = df[target]
+    _no_time(y)
     if y.null_count() == len(y):
         raise InputError(f"The target {target!r} has no value in any of the {len(y):,} rows. Choose another target.")
+    if k := _finite(y)[1]: raise InputError(f"The target {target!r} is infinite in {k:,} {'row' if k == 1 else 'rows'}. Leave them out.")
     task = task or infer_task(y)
     {"classification": _check_classes, "regression": _check_number}.get(task, _no_task)(y, task)
     labelled = len(y) - y.null_count()
     if labelled < 10:
-        raise InputError(f"Only {labelled} rows have a value of the target {target!r}; at least 10 are needed. Get more data.")
+        raise InputError(f"The target {target!r} has a value in {labelled} of {len(y):,} rows only; at least 10 are needed. Get more data.")
     return df, task
 
 # %% ../../notebooks/lib/data/06_targets.ipynb #check-target-no-task
@@ -137,18 +165,14 @@ def _check_classes(y, task):
     labels = _as_text(y).drop_nulls()
     n = labels.n_unique()
     if n == 1:
-        raise InputError(f"The target {y.name!r} has one class only: {labels[0]!r} in all {len(y) - y.null_count():,} labelled rows. "
+        raise InputError(f"The target {y.name!r} has one class only: {labels[0]!r}, wherever there is a label ({len(labels):,} of {len(y):,} rows). "
                          "A classifier needs at least two: choose another target, or more data.")
-    if n > MOST_CLASSES:
-        way = "Choose another target, or group its values."
-        if y.dtype.is_numeric(): way = "For a number to be predicted, set task = regression."
-        raise InputError(f"The target {y.name!r} has {n:,} different values, too many to be classes (at most {MOST_CLASSES}). {way}")
+    _few(y, n, labels)
 
 def _check_number(y, task):
     if not y.dtype.is_numeric():
+        if y.dtype in (pl.Duration, pl.Time): raise InputError(f"The target {y.name!r} holds {y.dtype}. Make a number of it, such as its hours or days.")
         example = _as_text(y.drop_nulls().head(3)).to_list()
         raise InputError(f"The target {y.name!r} is no number (its values look like {', '.join(map(repr, example))}), so the task can't be "
                          "regression. Set task = classification, or choose another target.")
     if y.drop_nulls().n_unique() == 1: raise InputError(f"The target {y.name!r} has the same value in every row. Choose another target.")
-    if y.dtype.is_float() and y.is_infinite().any():
-        raise InputError(f"The target {y.name!r} is infinite in {int(y.is_infinite().sum()):,} rows. Leave these rows out.")

@@ -102,7 +102,8 @@ def _look_like(values):
     if len(values) > 2000: values = values.filter(values.hash(0) % (len(values) // 1000) == 0)
     values = values.str.strip_chars()
     if not len(values): return {}
-    number = values.str.replace_all(",", "").cast(pl.Float64, strict=False).is_not_null().mean()
+    code = values.str.contains(r"^[+-]?0\d|^[+-]?\d{19}").any()  # digits that no number keeps
+    number = 0 if code else values.str.replace_all(",", "").cast(pl.Float64, strict=False).is_not_null().mean()
     day = values.str.contains(r"^\d{4}[-/.]\s?\d{1,2}[-/.]\s?\d{1,2}|^\d{1,2}[-/.]\d{1,2}[-/.]\d{4}").mean()
     return dict(numeric_share=float(number), time_share=float(day))
 
