@@ -196,7 +196,8 @@ def storable(
     schema = lazy.collect_schema()
     names, changed, out = unique_names(schema.names(), fold=True, said=said), {}, []
     wide = [c for c, t in schema.items() if t in (pl.UInt64, pl.Int128, pl.UInt128)]
-    found = lazy.select(f(pl.col(c)).alias(f"{c} {k}") for c in wide for k, f in enumerate((pl.Expr.min, pl.Expr.max))).collect(engine="streaming") if wide else None
+    limits = (e.alias(f"{c} {k}") for c in wide for k, e in enumerate((pl.col(c).min(), pl.col(c).max())))
+    found = lazy.select(limits).collect(engine="streaming") if wide else None
     for name, (c, t) in zip(names, schema.items()):
         ends = [found[f"{c} {k}"][0] or 0 for k in (0, 1)] if c in wide else (0, 0)
         e, became = _storable(pl.col(c), t, ends)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GIVE', 'PACKED', 'TEXT', 'SHEETS', 'OPENERS', 'PARQUET', 'KNOWN', 'Opened', 'scratch_folder', 'unpack', 'open_file',
-           'open_source', 'read', 'open_acquired', 'acquire']
+           'matches', 'open_source', 'read', 'open_acquired', 'acquire']
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #sources-imports
 import os, re, tempfile
@@ -43,6 +43,10 @@ class Opened:
         "The same with changed rows: LazyFrame → LazyFrame."
         return Opened(change(self.lazy), self.again and (lambda e: change(self.again(e))), self.note, self.where, self)
 
+    def head(self, n: int = 5) -> pl.DataFrame:
+        "The first rows."
+        return self.run(lambda lf: lf.head(n).collect())
+
     def collect(self) -> pl.DataFrame:
         "All rows."
         return self.run(lambda lf: nan_to_null(lf.collect()))
@@ -50,12 +54,18 @@ class Opened:
 GIVE = "Give a file with a header and rows."
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #scratch
+def _lives(pid):
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except PermissionError: pass
+    return True
+
 def scratch_folder() -> tempfile.TemporaryDirectory:
     "A folder that lives as long as the object; those of dead processes are removed."
-    import psutil, shutil
+    import shutil
     for p in Path(tempfile.gettempdir()).glob("mlwb-scratch-*-*"):
         pid = p.name.split("-")[2]
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)) and p.stat().st_uid == os.getuid(): shutil.rmtree(p)
+        if pid.isdecimal() and not _lives(int(pid)) and p.stat().st_uid == os.getuid(): shutil.rmtree(p, ignore_errors=True)  # two may sweep at once
     return tempfile.TemporaryDirectory(prefix=f"mlwb-scratch-{os.getpid()}-")
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #unpack
@@ -145,8 +155,11 @@ def open_file(
 # %% ../../notebooks/lib/data/02_sources.ipynb #files
 def _by_number(path): return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", str(path))]
 
-def _matches(source, base):
-    "The files that a path or glob names."
+def matches(
+    source: str,
+    base: Path | None = None,  # what a relative path is relative to
+) -> list[Path]:  # at least one, numbers in names in their order
+    "The files, or the folder of a Delta table, that a path or glob names."
     pattern = Path(base or ".") / Path(source).expanduser()
     if pattern.exists() or not re.search(r"[*?\[]", str(source)): return [_there(pattern)]
     root = next(p for p in pattern.parents if not re.search(r"[*?\[]", str(p)))
@@ -182,7 +195,9 @@ def _one_after_another(parts, said):
     every = list(dict.fromkeys(c for s in schemas for c in s.names()))
     short = {c: [p.where for p, s in zip(parts, schemas) if c not in s] for c in every}
     for c, files in short.items():
-        if files: tell(said, msg("The column {column} is missing in {n:,} of {files:,} files, {first} among them.", column=c, n=len(files), files=len(parts), first=Path(files[0]).name))
+        if files:
+            tell(said, msg("The column {column} is missing in {n:,} of {files:,} files, {first} among them.",
+                           column=c, n=len(files), files=len(parts), first=Path(files[0]).name))
     put = lambda: pl.concat([p.lazy for p in parts], how="diagonal_relaxed")
     def again(e):
         for p in parts:
@@ -205,8 +220,9 @@ def open_source(
         if name not in DEMOS: raise unknown("demo", name, DEMOS)
         df, note = DEMOS[name]()
         return Opened(df.lazy(), note=note, where=source)
-    if re.match(r"[a-z][a-z0-9+.-]+://", source): raise InputError(f"The source {source!r} is a URL; this version reads files and demo:NAME. Download it and give the file's path.")
-    out = _open_files(_matches(source, base), Path(scratch.name), found, **given)
+    if re.match(r"[a-z][a-z0-9+.-]+://", source):
+        raise InputError(f"The source {source!r} is a URL; this version reads files and demo:NAME. Download it and give the file's path.")
+    out = _open_files(matches(source, base), Path(scratch.name), found, **given)
     out.scratch = scratch
     if said is None: tell(None, *found)
     return out

@@ -121,7 +121,8 @@ class Store:
 
     def tables(self) -> list[str]:
         "The names of the tables."
-        return sorted(_commit(p)["ref"].name for d in self.path.glob("*/_delta_log") for p in sorted(d.glob("*.json"))[:1] if _commit(p)) if self.path.is_dir() else []
+        first = [min(d.glob("*.json"), default=None) for d in self.path.glob("*/_delta_log")]
+        return sorted(c["ref"].name for p in first if p and (c := _commit(p)))
 
 def _commit(path):
     "What a commit of mlwb says: the reference and the files; None of another tool's."
@@ -263,7 +264,8 @@ def _fits(name, before, path):
     "InputError where a column is of another type than before."
     new, old = pl.read_parquet_schema(path), pl.scan_parquet(before).collect_schema() if len(before) == 1 else scan_files(before).collect_schema()
     other = [f"{c} is {t}, and was {old[c]}" for c, t in new.items() if c in old and old[c] != t]
-    if other: raise InputError(f"The rows don't fit the table {name!r} that they are to be appended to: {'; '.join(other)}. Convert them, or replace the table.")
+    if other:
+        raise InputError(f"The rows don't fit the table {name!r} that they are to be appended to: {'; '.join(other)}. Convert them, or replace the table.")
 
 # %% ../../notebooks/lib/data/04_store.ipynb #write
 def write(
