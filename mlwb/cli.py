@@ -265,8 +265,8 @@ def _read(data, by_column=False):
 def profile(
     data: Annotated[str, typer.Argument(help="CSV or Parquet file, demo:NAME, or a saved profile (.json).")],
     other: Annotated[str, typer.Argument(metavar="[OTHER]", help="The same, to be set beside it.")] = "",
-    target: Annotated[str, typer.Option("--target", help="Column that the others are compared with.")] = "",
-    time: Annotated[str, typer.Option("--time", help="Column with the rows' own time.")] = "",
+    target: Annotated[str, typer.Option("--target", help="Column that the others are compared with.")] = None,
+    time: Annotated[str, typer.Option("--time", help="Column with the rows' own time.")] = None,
     out: Out = None,
     save: Annotated[Path, typer.Option("--save", help="Write the profile to a .json file that holds no rows.")] = None,
     as_json: Json = False,

@@ -59,6 +59,7 @@ def test_the_terminal_says_what_differs(cli, folder):
     (["2023.csv", "2024.csv", "--save", "x.json"], ["--save", "one table"]),
     (["2023.csv", "--save", "x.txt"], ["--save", ".json", "x.txt"]),
     (["2023.csv", "2024.csv", "--target", "old2"], ["'old2'", "Did you mean 'old'"]),
+    (["2023.csv", "--target", ""], ["--target", "empty name"]), (["2023.csv", "2024.csv", "--time", ""], ["--time", "empty name"]),
 ])
 def test_bad_input_is_one_sentence_and_leaves_nothing(cli, folder, arguments, words):
     before = sorted(p.name for p in folder.iterdir())

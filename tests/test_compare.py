@@ -227,3 +227,18 @@ def test_hostile_tables_in_two_parts(name):
         assert not [d.error for d in c.columns if d.error] and len(c.columns) == df.width and hostile.plain(document(c))
         assert Comparison.from_json(c.to_json()).digest() == c.digest()
         for language in ("en", "ko"): looks_whole(view.document(language))
+
+
+def test_only_one_side_with_a_zone_is_told_first():
+    days = pl.datetime_range(pl.datetime(2024, 1, 1), pl.datetime(2024, 2, 1), "1h", eager=True, time_zone="Asia/Seoul")
+    zoned, naive = pl.DataFrame({"left": days, "n": range(len(days))}), pl.DataFrame({"left": days.dt.replace_time_zone(None), "n": range(len(days))})
+    for a, b in ((zoned, naive), (naive, zoned)):
+        c = compare(profile(a, name="a"), profile(b, name="b"))
+        d = c.columns[0]
+        assert (d.name, d.kind(), d.status, d.measure) == ("left", "type", "same", "ks") and d.distance > 0
+        with_zone, without = "ab" if a is zoned else "ba"
+        assert say(c.headlines[1]) == f"left has times with a zone (Asia/Seoul) in {with_zone} and without one in {without}, which are taken for UTC."
+        assert say(c.headlines[1]) in explore(a, b, name=("a", "b")).document()
+    with_zones = compare(profile(zoned), profile(zoned.with_columns(pl.col("left").dt.convert_time_zone("UTC"), pl.col("n").cast(pl.Int32))), ("a", "b"))
+    assert [d.kind() for d in with_zones.columns] == ["alike"] * 2 and with_zones.column("left").distance == 0
+    assert "Stored as another type, from a to b: left (Datetime Asia/Seoul → Datetime UTC), n (Int64 → Int32)." in map(say, with_zones.headlines)

@@ -1,6 +1,8 @@
 """What is asked of a profile and its view: selections in every form, targets and tasks that can't be, files that are not to be written over."""
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 
 import mlwb
@@ -19,7 +21,8 @@ def view(): return mlwb.explore(ROWS)
 @pytest.mark.parametrize("column, values, rows", [
     ("k", [2], 2), ("k", 2, 2), ("k", (1, 2), 3), ("k", [1.0], 1), ("k", [None, 40], 1), ("k", ["2"], 2), ("k", np.array([1, 2]), 3), ("k", range(3), 3),
     ("k", {1, 2}, 3),
-    ("x", [2], 1), ("x", [3.5, "4"], 2), ("name", ["나"], 2), ("name", [""], 1), ("yes", [True], 2), ("yes", [None], 1)])
+    ("x", [2], 1), ("x", [3.5, "4"], 2), ("name", ["나"], 2), ("name", [""], 1), ("yes", [True], 2), ("yes", [None], 1),
+    ("k", [float("nan")], 1), ("k", np.nan, 1), ("k", np.array([np.nan, 1]), 2), ("k", pd.NA, 1), ("yes", [pd.NaT, True], 3), ("yes", [np.float64("nan")], 1)])
 def test_values_of_any_form(view, column, values, rows):
     view.selection = {"rows": {"column": column, "values": values}}
     assert view.rows().height == rows == view.subset.profile.rows
@@ -27,12 +30,62 @@ def test_values_of_any_form(view, column, values, rows):
 
 @pytest.mark.parametrize("wrong, words", [
     ("x", "is a dictionary"), (5, "is a dictionary"), ({"row": 1}, "Did you mean 'rows'"), ({"column": "z"}, "'z'"), ({"rows": 3}, "selects no rows"),
+    ({"rows": {"column": "k", "low": float("nan")}}, "selects no rows"),
     ({"rows": {"column": "k", "values": [1], "low": 2}}, "values and a range"), ({"rows": {"column": "k", "values": [1.5]}}, "No row is left"),
     ({"rows": {"column": "k", "low": "many"}}, "can't be compared")])
 def test_wrong_selections_are_refused_and_the_one_before_holds(view, wrong, words):
     view.selection = {"column": "x"}
     with pytest.raises((InputError, UsageError), match=words): view.selection = wrong
     assert view.selection == {"column": "x"} and view.rows().height == 4
+
+
+@pytest.mark.parametrize("column, type, words", [
+    ("nam", "category", "Did you mean 'name'"), ("k", "money", "no type"), ("name", "number", "no numbers")])
+def test_what_a_column_cannot_be_looked_at_as(view, column, type, words):
+    view.selection = {}
+    with pytest.raises((InputError, UsageError), match=words): view.look_at(column, type)
+    assert not view.types
+
+
+def changing():
+    n = 60
+    yield "pandas", pd.DataFrame({"f": np.arange(n, dtype=float), "i": np.arange(n), "u8": np.arange(n, dtype="uint8"), "b": np.arange(n) % 2 == 0,
+                                  "nan": [np.nan, *np.arange(n - 1.)], "I": pd.array([None, *range(n - 1)], dtype="Int64"),
+                                  "t": pd.date_range("2024", periods=n), "ns": pd.date_range("2024", periods=n).astype("datetime64[ns]"),
+                                  "dur": pd.to_timedelta(range(n), unit="h"),
+                                  "s": [f"v{k % 5}" for k in range(n)], "o": pd.Series([k if k % 2 else str(k) for k in range(n)], dtype=object),
+                                  "c": pd.Categorical([f"v{k % 5}" for k in range(n)])})
+    yield "one column", pd.DataFrame({"f": np.arange(n, dtype=float)})  # one block, which nothing has to be put together from
+    yield "one row", pd.DataFrame({"f": [1.5], "s": ["a"]})
+    yield "polars", pl.DataFrame({"f": np.arange(n, dtype=float), "s": [f"v{k % 5}" for k in range(n)]})
+
+
+@pytest.mark.parametrize("name, df", [*changing()], ids=lambda x: x if isinstance(x, str) else "")
+def test_a_view_is_a_snapshot(name, df):
+    view = mlwb.explore(df)
+    p, before = view.result, [s.to_list() for s in mlwb.explore(df.clone() if name == "polars" else df.copy(deep=True)).rows().get_columns()]
+    if name == "polars": df[0, "f"] = 99.; df.extend(df)
+    else:
+        for c in df.columns:  # each in place, whatever pandas thinks of the array
+            for values in (df[c].array, df[c].to_numpy()):
+                values = getattr(values, "_ndarray", getattr(values, "_data", values))
+                if isinstance(values, np.ndarray) and len(values) > 1: values.flags.writeable = True; values[:-1] = values[-1]
+            df.loc[0, c] = df.loc[len(df) - 1, c]
+        df.loc[:, "f"] = 0.
+    assert [s.to_list() for s in view.rows().get_columns()] == before == [s.to_list() for s in view.frame().get_columns()]
+    view.selection = {"rows": {"column": "f", "low": 1}}
+    assert view.subset.profile.rows == sum(x >= 1 for x in before[0]) and view.subset.profile.column("f").quantiles["max"] == p.column("f").quantiles["max"]
+
+
+def test_a_file_that_was_written_anew_is_told(tmp_path):
+    path = tmp_path / "t.parquet"
+    pl.DataFrame({"x": [1, 2, 3]}).write_parquet(path)
+    view, other = mlwb.explore(path), mlwb.explore(str(path))
+    assert view.rows()["x"].to_list() == [1, 2, 3] and view.result.name == "t.parquet"
+    pl.DataFrame({"x": [4, 5, 6, 7]}).write_parquet(path)
+    with pytest.raises(InputError, match="has changed since"): other.selection = {"rows": {"column": "x", "low": 5}}
+    view.selection = {"rows": {"column": "x", "low": 2}}  # read before
+    assert view.rows()["x"].to_list() == [2, 3]
 
 
 @pytest.mark.parametrize("asked, words", [
@@ -80,3 +133,9 @@ def test_nothing_is_written_over_what_was_read(cli, tmp_path):
         done = cli(*args, cwd=tmp_path)
         assert done.returncode == 2 and "would destroy it" in done.stderr
     assert before == ((tmp_path / "a.csv").read_bytes(), (tmp_path / "b.csv").read_bytes())
+
+
+def test_an_empty_class_has_a_sign_in_every_place():
+    view = mlwb.explore({"y": ["", "", "", "a", "b"] * 20, "x": list(range(100))}, target="y")
+    assert "the most frequent, ∅, has 60.0% of the 100 labelled rows." in " ".join(map(str, view.result.headlines))
+    assert "<span>∅</span><em>60.0%</em>" in view.document()

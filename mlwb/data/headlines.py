@@ -69,7 +69,7 @@ def _target(p):
                if s["unlabelled"] else msg("{target} is {label} in {share:.1%} of the rows.", **facts))
     elif s.get("classes"):
         yield msg("{target} has {k:,} {k:class|classes}; the most frequent, {label}, has {share:.1%} of the {n:,} labelled {n:row|rows}.", target=p.target,
-                  k=len(s["classes"]), label=s["classes"][0][0], share=s["classes"][0][1] / max(1, s["labelled"]), n=s["labelled"])
+                  k=len(s["classes"]), label=s["classes"][0][0].strip() or "∅", share=s["classes"][0][1] / max(1, s["labelled"]), n=s["labelled"])
     elif s.get("mean") is not None:
         yield msg("{target} is {mean:.4g} on average in {n:,} labelled {n:row|rows} (standard deviation {sd:.4g}).",
                   target=p.target, mean=s["mean"], sd=s["sd"] or 0, n=s["labelled"])

@@ -10,9 +10,9 @@ import datetime, json, math
 
 from markupsafe import Markup, escape
 
-from ..core.messages import msg
+from ..core.messages import msg, share
 from .figures import nothing
-from .scales import ACCENT, Frame, MUTED, REF, el, label, number, percent, polyline, r, svg, text_width, title, when
+from .scales import ACCENT, Frame, MUTED, REF, dot, el, label, number, percent, polyline, r, svg, text_width, title, when
 
 # %% ../../notebooks/lib/show/00_figures_columns.ipynb #span
 def span(
@@ -39,8 +39,8 @@ def shape(
         if len(values) > 48: k = -(-len(values) // 48); values = [sum(values[i:i + k]) for i in range(0, len(values), k)]
         most, step = max(values, default=0) or 1, width / max(len(values), 3)
         bar = max(step - (.8 if step > 2.5 else .3), .5)
-        d = "".join(f"M{r(i * step)} {height}v{r(-max(v / most * (height - 1), 1))}h{r(bar)}V{height}z" for i, v in enumerate(values) if v)
-        return f'<path fill="{fill}" d="{d}"/>'
+        d = "".join(f"M{r(i * step + bar / 2)} {height}v{r(-max(v / most * (height - 1), 1))}" for i, v in enumerate(values) if v)
+        return f'<path stroke="{fill}" stroke-width="{r(bar)}" d="{d}"/>'
     back = path(behind, REF) if behind else ""
     return Markup(f'<svg class="spark" viewBox="0 0 {r(width)} {r(height)}" width="{r(width)}" height="{r(height)}" aria-hidden="true">'
                   f'{back}{path(counts, ACCENT)}</svg>')
@@ -53,27 +53,32 @@ def distribution(
     name: str = "",              # of the column
     missing: int = 0, below: int = 0, above: int = 0,  # rows without a value, and outside of the edges
     width: float = 420, height: float = 150,
+    live: bool = True,           # with the edges that a chosen bar stands for; a document without a kernel needs none
 ) -> Markup:
     "A histogram whose bars can be chosen."
     n, m = sum(counts), sum(behind or [])
     if len(edges) < 2 or not (n or m): return nothing(width, height)
-    share, whole = [c / (n or 1) for c in counts], [c / (m or 1) for c in behind or []]
-    tall = share if behind else counts
-    f = Frame((edges[0], edges[-1]), (0, max([*tall, *whole])), width, height, percent if behind else number, unit, top=16 if below or above else 8)
+    shares, whole = [c / (n or 1) for c in counts], [c / (m or 1) for c in behind or []]
+    tall = shares if behind else counts
+    f = Frame((edges[0], edges[-1]), (0, max([*tall, *whole])), width, height, percent if behind else _whole, unit, top=16 if below or above else 8)
     all_rows = str(msg("of all rows"))
     base, gap = height - f.bottom, .7 if len(counts) > 12 else 1.5
     bars = []
     for i, (a, b, c) in enumerate(zip(edges, edges[1:], counts)):
         if not c and not (behind and behind[i]): continue
         x, w = f.px(a), max(f.px(b) - f.px(a) - gap, .7)
-        y = min(f.py(tall[i]), base - 1) if c else base
-        tip = f"{span(a, b, unit)}: {number(c)} ({percent(share[i])})" + (f"; {all_rows} {percent(whole[i])}" if behind else "")
+        up = max(base - f.py(tall[i]), 1) if c else 0
+        tip = f"{span(a, b, unit)}: {number(c)} ({percent(shares[i])})" + (f"; {all_rows} {percent(whole[i])}" if behind else "")
         if behind: x, w = x + w * .2, w * .6
-        bars.append(f'<rect x="{r(x)}" y="{r(y)}" width="{r(w)}" height="{r(base - y)}">{title(tip)}</rect>')
-    text = msg("Histogram of {name}: {n} rows from {low} to {high}, {missing} missing", name=name, n=number(n), missing=number(missing),
+        bars.append(f'<rect x="{r(x)}" width="{r(w)}" height="{r(up)}">{title(tip)}</rect>')
+    text = msg("Histogram of {name}: {n} {n:row|rows} from {low} to {high}, {missing} missing", name=name, n=number(n), missing=number(missing),
                low=(when if unit == "time" else number)(edges[0]), high=(when if unit == "time" else number)(edges[-1]))
-    return svg(width, height, str(text), f.axes(), _ghost(f, edges, whole, base, gap), f'<g class="marks" fill="{ACCENT}">{"".join(bars)}</g>',
-               _rims(f, below, above), extra=_marked(name, edges, unit, f, above))
+    marks = f'<g class="marks" fill="{ACCENT}" transform="matrix(1 0 0 -1 0 {r(base)})">{"".join(bars)}</g>'  # from the base line upwards
+    return svg(width, height, str(text), f.axes(), _ghost(f, edges, whole, base, gap), marks,
+               _rims(f, below, above), extra=_marked(name, edges, unit, f, above, live))
+
+# %% ../../notebooks/lib/show/00_figures_columns.ipynb #distribution-parts
+def _whole(v): return "" if v % 1 else number(v)  # there are no half rows
 
 def _ghost(f, edges, shares, base, gap):
     parts = zip(edges, edges[1:], shares)
@@ -81,8 +86,8 @@ def _ghost(f, edges, shares, base, gap):
     return f'<path class="ghost" fill="{REF}" opacity=".55" d="{d}"/>' if d else ""
 
 def _rims(f, below, above):
-    rims = ((below, f.left, "start", msg("{n} rows are smaller", n=number(below)), "◂ "),
-            (above, f.width - 2, "end", msg("{n} rows are larger", n=number(above)), "▸ "))
+    rims = ((below, f.left, "start", msg("{n} {n:row|rows} smaller than shown", n=number(below)), "◂ "),
+            (above, f.width - 2, "end", msg("{n} {n:row|rows} larger than shown", n=number(above)), "▸ "))
     return "".join(el("g", tip, label(x, 9, arrow + number(k), anchor)) for k, x, anchor, tip, arrow in rims if k)
 
 # %% ../../notebooks/lib/show/00_figures_columns.ipynb #marked
@@ -93,12 +98,13 @@ def iso(
     try: return (datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds)).isoformat()
     except OverflowError: return str(seconds)
 
-def _marked(name, edges, unit, f, above):
+def _marked(name, edges, unit, f, above, live):
+    where = f' data-rows="{escape(name)}" data-bins="{len(edges) - 1}" data-from="{r(f.px(edges[0]))}" data-to="{r(f.px(edges[-1]))}"'
+    if not live: return where
     limits = [iso(e) for e in edges] if unit == "time" else [float(e) if e % 1 else int(e) for e in edges]
     if not above: limits[-1] = None
     elif unit != "time": limits[-1] = math.nextafter(edges[-1], math.inf)
-    return (f' data-rows="{escape(name)}" data-edges="{escape(json.dumps(limits, separators=(",", ":")))}"'
-            f' data-from="{r(f.px(edges[0]))}" data-to="{r(f.px(edges[-1]))}"')
+    return f'{where} data-edges="{escape(json.dumps(limits, separators=(",", ":")))}"'
 
 # %% ../../notebooks/lib/show/00_figures_columns.ipynb #frequent
 def frequent(
@@ -112,12 +118,12 @@ def frequent(
     most = max([k / max(n, 1) for _, k in values] + [(behind or {}).get(v, 0) for v, _ in values], default=1) or 1
     lines, all_rows = [], escape(str(msg("of all rows")))
     for v, k in values:
-        share, all_ = k / max(n, 1), (behind or {}).get(v)
+        part, all_ = k / max(n, 1), (behind or {}).get(v)
         ghost = f'<u style="width:{100 * all_ / most:.3g}%"></u>' if all_ else ""
-        tip = f' title="{all_rows} {percent(all_)}"' if behind is not None else ""
+        tip = f' title="{all_rows} {escape(percent(all_))}"' if behind is not None else ""
         long = f' title="{escape(v)}"' if len(v) > 16 else ""
         lines.append(f'<li{tip}{"" if not chosen or v.endswith("…") else f""" data-value="{escape(v)}" """}><span{long}>{escape(v.strip() and v or "∅")}</span>'
-                     f'<i>{ghost}<b style="width:{100 * share / most:.3g}%"></b></i><em>{percent(share)}</em><small>{number(k)}</small></li>')
+                     f'<i>{ghost}<b style="width:{100 * part / most:.3g}%"></b></i><em>{escape(percent(part))}</em><small>{number(k)}</small></li>')
     return Markup(f'<ul class="values"{f""" data-rows="{escape(name)}" """ if chosen else ""}>{"".join(lines)}</ul>')
 
 # %% ../../notebooks/lib/show/00_figures_columns.ipynb #balance
@@ -133,7 +139,8 @@ def balance(
     if rest > 0: shown = [*shown, [str(msg("other values")), rest]]
     strong = [1, *(max(.62 - .12 * i, .12) for i in range(len(shown) - 1))]
     parts = "".join(f'<b style="width:{100 * k / n:.4g}%;opacity:{o:.2f}"></b>' for (_, k), o in zip(shown, strong) if k)
-    names = "".join(f'<li><b style="opacity:{o:.2f}"></b><span>{escape(v)}</span><em>{percent(k / n)}</em><small>{number(k)}</small></li>'
+    names = "".join(f'<li><b style="opacity:{o:.2f}"></b><span>{escape(v.strip() and v or "∅")}</span>'
+                    f'<em>{escape(share(k / n))}</em><small>{number(k)}</small></li>'
                     for (v, k), o in zip(shown, strong))
     return Markup(f'<div class="balance" aria-hidden="true">{parts}</div><ul class="parts">{names}</ul>')
 
@@ -150,23 +157,36 @@ def over_time(
     if not ys: return nothing(width, height)
     times = [p[0] for _, ps in series for p in ps]
     right = max(map(text_width, [s for s, _ in series])) + 14 if len(series) > 1 else 12
-    f, out = Frame((min(times), max(times)), (min(ys), max(ys)), width, height, write, "time", right=min(right, 110), n_y=4), []
+    alone = _LONG[d["every"]] if min(times) == max(times) else 0  # one period: it stands in the middle, under its name
+    f, out = Frame((min(times) - alone, max(times) + alone), (min(ys), max(ys)), width, height, write, "time", right=min(right, 110), n_y=4), []
     for i, (of, ps) in enumerate(series):
-        band = [p for p in ps if p[3] is not None and p[4] is not None]
-        edge = polyline([(f.px(p[0]), f.py(p[4])) for p in band] + [(f.px(p[0]), f.py(p[3])) for p in band[::-1]])
         fill = ACCENT if i == 0 else MUTED
-        out += [el("path", fill=fill, opacity=".16", d=edge + "z") if len(band) > 1 else "",
-                el("path", fill="none", stroke=fill, stroke_width=1.6, stroke_linejoin="round", d=polyline([(f.px(p[0]), f.py(p[2])) for p in ps]))]
+        out.append((_line if len(ps) > 1 else _point)(f, ps, [p for p in ps if p[3] is not None and p[4] is not None], fill))
         if len(series) > 1: out.append(label(f.width - f.right + 5, f.py(ps[-1][2]) + 4, of, "start", fill))
-    return svg(width, height, str(msg("The target over time, with 95 % intervals")), f.axes(), *out, _hits(f, series, write, d["every"]))
+    named = [(times[0], _period(series[0][1][0][-1], d["every"]))] if alone else None
+    return svg(width, height, str(msg("The target over time, with 95 % intervals")), f.axes(x_ticks=named), *out, _hits(f, series, write, d["every"]))
+
+# %% ../../notebooks/lib/show/00_figures_columns.ipynb #over-time-parts
+_LONG = {"1h": 3600, "1d": 86400, "1mo": 31 * 86400, "1y": 366 * 86400, "10y": 3653 * 86400, "100y": 36525 * 86400}
+
+def _period(text, every): return text[:{"1h": 16, "1d": 10, "1mo": 7}.get(every, 4)].replace("T", " ")
+
+def _line(f, ps, band, fill):
+    edge = polyline([(f.px(p[0]), f.py(p[4])) for p in band] + [(f.px(p[0]), f.py(p[3])) for p in band[::-1]])
+    return ((el("path", fill=fill, opacity=".16", d=edge + "z") if len(band) > 1 else "")
+            + el("path", fill="none", stroke=fill, stroke_width=1.6, stroke_linejoin="round", d=polyline([(f.px(p[0]), f.py(p[2])) for p in ps])))
+
+def _point(f, ps, band, fill):
+    "A single period: a dot and its interval, for there is no line to draw."
+    whisker = "".join(f"M{r(f.px(p[0]))} {r(f.py(p[3]))}V{r(f.py(p[4]))}" for p in band)
+    return (el("path", stroke=fill, opacity=".55", d=whisker) if whisker else "") + "".join(dot(f.px(p[0]), f.py(p[2]), fill, 3.5) for p in ps)
 
 def _hits(f, series, write, every):
     "A column of paper for each period that tells its numbers."
     ps = series[0][1]
-    half = (f.px(ps[-1][0]) - f.px(ps[0][0])) / max(len(ps) - 1, 1) / 2
-    cut = {"1h": 16, "1d": 10, "1mo": 7}.get(every, 4)
+    half = (f.px(ps[-1][0]) - f.px(ps[0][0])) / (len(ps) - 1) / 2 if len(ps) > 1 else 12
     out, tall = [], f.height - f.bottom - f.top
     for t, n, value, low, high, text in ps:
-        tip = f"{text[:cut].replace('T', ' ')}: {write(value)}" + (f" [{write(low)}, {write(high)}]" if low is not None else "") + f", n={number(n)}"
+        tip = f"{_period(text, every)}: {write(value)}" + (f" [{write(low)}, {write(high)}]" if low is not None else "") + f", n={number(n)}"
         out.append(f'<rect x="{r(f.px(t) - half)}" y="{r(f.top)}" width="{r(max(2 * half, 1))}" height="{r(tall)}">{title(tip)}</rect>')
     return f'<g class="hit" fill="transparent">{"".join(out)}</g>'

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from ..core.intervals import wilson
 from ..core.messages import msg
-from .scales import (ACCENT, BAD, Frame, INK, MUTED, OK, REF, WARN, dot, el, fit, label, number, opaque, percent, polyline, r, svg,
+from .scales import (ACCENT, BAD, Frame, INK, MUTED, OK, REF, WARN, _labels, dot, el, fit, label, number, opaque, percent, polyline, r, svg,
                               text_width, thin, title, when)
 
 # %% ../../notebooks/lib/show/00_figures.ipynb #histogram
@@ -34,10 +34,10 @@ def histogram(
         y = min(f.py(c), f.height - f.bottom - 1)
         bars.append(f'<rect x="{r(x)}" y="{r(y)}" width="{r(w)}" height="{r(f.height - f.bottom - y)}">'
                     f'{title(f"{_range(a, b, unit)}: {number(c)} ({percent(c / n)})")}</rect>')
-    text = str(msg("Histogram of {name}: {n} rows from {low} to {high}, {missing} missing", name=name, n=number(n),
+    text = str(msg("Histogram of {name}: {n} {n:row|rows} from {low} to {high}, {missing} missing", name=name, n=number(n),
                    low=_at(edges[0], unit), high=_at(edges[-1], unit), missing=number(missing)))
-    rims = ((below, f.left, "start", msg("{n} rows are smaller", n=number(below)), "◂ "),
-            (above, width - 2, "end", msg("{n} rows are larger", n=number(above)), "▸ "))
+    rims = ((below, f.left, "start", msg("{n} {n:row|rows} smaller than shown", n=number(below)), "◂ "),
+            (above, width - 2, "end", msg("{n} {n:row|rows} larger than shown", n=number(above)), "▸ "))
     notes = "".join(el("g", tip, label(x, 9, arrow + number(k), anchor)) for k, x, anchor, tip, arrow in rims if k)
     return svg(width, height, text, f.axes(), f'<g fill="{ACCENT}">{"".join(bars)}</g>', notes)
 
@@ -169,18 +169,21 @@ def by_bin(
     pad = (hi - lo) * .08 or abs(hi) * .1 or 1
     f = Frame((0, len(bins)), (max(lo - pad, 0) if lo >= 0 else lo - pad, min(hi + pad, 1) if share else hi + pad), width, height,
               y_format=write, bottom=42)
-    most, floor, out, xs = max(b["n"] for b in bins), height - 22, [], []
+    most, floor, out, xs, rows, whiskers = max(b["n"] for b in bins), height - 22, [], [], "", ""
     for i, (b, (l, h)) in enumerate(zip(bins, spans)):
         x, y, tall = f.px(i + .5), f.py(b["value"]), max(16 * b["n"] / most, 1)
         tip = f"{_bin(b, unit)}: {write(b['value'])}" + (f" [{write(l)}, {write(h)}]" if share else "") + f", n={number(b['n'])}"
-        bar = f'<rect x="{r(f.px(i) + 1)}" y="{r(floor - tall)}" width="{r(f.kx - 2)}" height="{r(tall)}" fill="{REF}" opacity=".6"/>'
-        whisker = f'<path stroke="{ACCENT}" opacity=".55" d="M{r(x)} {r(f.py(l))}V{r(f.py(h))}"/>' if share else ""
-        out.append(f'<g>{title(tip)}{bar}{whisker}<circle cx="{r(x)}" cy="{r(y)}" r="3" fill="{ACCENT}"/></g>'); xs.append((x, y))
+        out.append(f'<rect x="{r(f.px(i))}" y="{f.top}" width="{r(f.kx)}" height="{r(floor - f.top)}">{title(tip)}</rect>'); xs.append((x, y))
+        rows += f"M{r(x)} {floor}v{r(-tall)}"
+        whiskers += f"M{r(x)} {r(f.py(l))}V{r(f.py(h))}" if share else ""
     line = f'<path fill="none" stroke="{ACCENT}" stroke-width="1.5" d="M{"L".join(f"{r(x)} {r(y)}" for x, y in xs)}"/>' if ordered else ""
     rule = "" if base is None else f'<path stroke="{MUTED}" stroke-dasharray="3 3" d="M{r(f.left)} {r(f.py(base))}H{width - 12}"/>'
     names = [(f.px(i + .5), fit(_bin(b, unit, True), 92)) for i, b in enumerate(bins)]
-    marks = "".join(label(x, height - 7, s, a) for x, s, a in thin(names, 0, width))
-    return svg(width, height, name or str(msg("value by bin")), f.axes(x_ticks=[]), rule, line, *out, marks)
+    behind = f'<path stroke="{REF}" opacity=".6" stroke-width="{r(f.kx - 2)}" d="{rows}"/>'
+    whisker = f'<path stroke="{ACCENT}" opacity=".55" d="{whiskers}"/>' if whiskers else ""
+    dots = f'<path stroke="{ACCENT}" stroke-width="6" stroke-linecap="round" d="{"".join(f"M{r(x)} {r(y)}h0" for x, y in xs)}"/>'
+    return svg(width, height, name or str(msg("value by bin")), f.axes(x_ticks=[]), behind, rule, line, whisker, dots,
+               _labels("middle", ((x, height - 7, s) for x, s, _ in thin(names, 0, width))), f'<g class="hit" fill="transparent">{"".join(out)}</g>')
 
 def _bin(b, unit, short=False):
     low, high = b.get("low"), b.get("high")

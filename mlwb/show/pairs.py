@@ -21,10 +21,9 @@ def pair(
 ) -> tuple:  # drawing, rows with both, rows drawn
     "Two columns drawn against each other: dots, means by category, or shares of category by category."
     import polars as pl
-    def numeric(s): return s.dtype.is_numeric() or s.dtype.is_temporal()
     if a == b: df = df.select(a); b = a
     both = df.select(pl.col(a).alias("a"), pl.col(b).alias("b")).drop_nulls()
-    n, nx, ny = both.height, numeric(df[a]), numeric(df[b])
+    n, nx, ny = both.height, _numeric(df[a]), _numeric(df[b])
     def numbers(name, s):
         e = pl.col(name)
         return e.cast(pl.Datetime("us")).to_physical() / 1e6 if s.dtype in (pl.Date, pl.Datetime) else e.to_physical().cast(pl.Float64)
@@ -36,8 +35,10 @@ def pair(
         d = both.group_by(pl.col(group).cast(pl.String).alias("g")).agg(numbers(value, s).mean().alias("m"), pl.len().alias("n"))
         d = d.sort("n", "g", descending=[True, False]).head(20)
         write = when if s.dtype.is_temporal() else number
-        return figures.bars(d["g"].to_list(), d["m"].to_list(), write=write, name=f"{a} × {b}", width=460), n, n
-    return _table_of(both), n, n
+        return figures.bars(d["g"].to_list(), d["m"].to_list(), write=write, name=f"{a} × {b}", width=460), n, int(d["n"].sum())
+    return _table_of(both)
+
+def _numeric(s): return s.dtype.is_numeric() or s.dtype.is_temporal()
 
 def _table_of(both, most=10):
     import polars as pl
@@ -45,7 +46,8 @@ def _table_of(both, most=10):
     tops = [both[c].value_counts(sort=True)[c].head(most).to_list() for c in ("a", "b")]
     count = dict(((x, y), k) for x, y, k in both.group_by("a", "b").len().iter_rows())
     total = dict(both.group_by("a").len().iter_rows())
-    return figures.heat(tops[0], tops[1], [[count.get((x, y), 0) / total[x] for y in tops[1]] for x in tops[0]], write=percent, cell=56)
+    drawing = figures.heat(tops[0], tops[1], [[count.get((x, y), 0) / total[x] for y in tops[1]] for x in tops[0]], write=percent, cell=56)
+    return drawing, both.height, sum(count.get((x, y), 0) for x in tops[0] for y in tops[1])
 
 # %% ../../notebooks/lib/show/02_explore_pairs.ipynb #panel
 def pair_panel(
@@ -54,6 +56,8 @@ def pair_panel(
 ) -> Markup:
     "The drawing with the rows it is of."
     drawing, n, seen = pair(df, a, b)
-    note = msg("{n} of {rows} rows, drawn at random", n=number(seen), rows=number(n)) if seen < n else msg("{n} rows", n=number(n))
+    dots = _numeric(df[a]) and _numeric(df[b])
+    note = (msg("{n} {n:row|rows}", n=number(n)) if seen == n else msg("{n} of {rows} rows, drawn at random", n=number(seen), rows=number(n)) if dots
+            else msg("{n} of {rows} rows: those with the most frequent values", n=number(seen), rows=number(n)))
     text = "<figure class='pair'><h4>{{ title }}</h4>{{ drawing }}<p class='definition'>{{ note | say }}</p></figure>"
     return Markup(environment().from_string(text).render(title=f"{a} × {b}", drawing=drawing, note=note))

@@ -10,8 +10,8 @@ __all__ = ['save_view', 'refuse_input', 'prepare_view', 'profile_files', 'leave'
 import atexit, os, sys, threading
 from pathlib import Path
 
-from ..core.errors import InputError
-from ..core.messages import say
+from ..core.errors import InputError, UsageError
+from ..core.messages import msg, say, share
 
 # %% ../../notebooks/lib/show/16_printed.ipynb #save-view
 def save_view(
@@ -43,18 +43,20 @@ def prepare_view():
 def profile_files(
     read,             # opens a table by its name
     names: list,      # one or two of them; .json: saved profiles
-    target: str = "", time: str = "",
+    target: str|None = None, time: str|None = None,
     out: Path | None = None,   # for the view
     save: Path | None = None,  # for the profile of one table
 ):  # Profile, or Comparison of two
     "What `mlwb profile` does before it prints."
     for path in (out, save): refuse_input(path, names)
+    for option, column in (("--target", target), ("--time", time)):
+        if column == "": raise UsageError(f"{option} is given an empty name. Name a column, or leave {option} out.")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("POLARS_MAX_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     from mlwb.data import compare
     if out: threading.Thread(target=prepare_view).start()
     tables = [(x, "") if compare.is_saved(x) else (read(x), Path(x).name) for x in names]
-    options = dict(target=target or None, time=time)
+    options = dict(target=target, time=time or "")
     if len(tables) == 2: result = compare.compare_any(*(x for x, _ in tables), [n for _, n in tables], **options)
     else: result = compare.open_profile(*tables[0], **options)
     if save: result.save(save)
@@ -82,8 +84,8 @@ def print_profile(result):
     console, table = Console(highlight=False), _table("column", "type", "missing", "distinct", "relation")
     for c in result.columns:
         relation = f"{c.relation['strength']:.2f}" if c.relation and c.relation.get("strength") is not None else ""
-        table.add_row(Text(c.name), c.type, f"{c.missing / c.rows:.1%}" if c.rows else "", f"{c.distinct:,}", relation)
-    console.print(f"{result.rows:,} rows, {len(result.columns)} columns")
+        table.add_row(Text(c.name), c.type, share(c.missing / c.rows) if c.rows else "", f"{c.distinct:,}", relation)
+    console.print(say(msg("{rows:,} {rows:row|rows}, {columns} {columns:column|columns}", rows=result.rows, columns=len(result.columns))))
     for h in result.headlines: console.print(Text(f"• {say(h)}"))
     console.print(table)
 
@@ -97,7 +99,7 @@ def print_comparison(result):
     words = {"a": f"only in {a}", "b": f"only in {b}", "type": "another type", "moved": "moved", "missing": "missing values", "alike": ""}
     console, table = Console(highlight=False), _table("column", "difference", "distance", Text(f"missing in {a}"), Text(f"in {b}"))
     for d in result.columns:
-        table.add_row(Text(d.name), Text(words[d.kind()]), distance_text(d), *(f"{s.missing_share():.1%}" if s else "–" for s in (d.a, d.b)))
+        table.add_row(Text(d.name), Text(words[d.kind()]), distance_text(d), *(share(s.missing_share()) if s else "–" for s in (d.a, d.b)))
     for h in result.headlines: console.print(Text(f"• {say(h)}"))
     console.print(table)
 

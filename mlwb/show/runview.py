@@ -208,7 +208,7 @@ class RunView(View):
     def answer(self, question):
         if question.get("ask") != "again" or self.data is None: return super().answer(question)
         self.result = run_log(self.data)
-        return {"replace": inner(self)}
+        return {"replace": inner(self, live=True)}
 
 # %% ../../notebooks/lib/show/14_runview.ipynb #runlog
 def runlog(

@@ -8,7 +8,7 @@ __all__ = ['INK', 'MUTED', 'LINE', 'ACCENT', 'SOFT', 'REF', 'UP', 'DOWN', 'OK', 
            'svg', 'Frame', 'thin']
 
 # %% ../../notebooks/lib/show/00_figures_scales.ipynb #scales-imports
-import datetime, math, unicodedata
+import datetime, itertools, math, unicodedata
 
 from fastcore.basics import patch
 from markupsafe import Markup, escape
@@ -232,22 +232,33 @@ def axes(self: Frame,
 ) -> str:
     "Grid, base line and labels."
     grid = "".join(f'<path d="M{r(self.left)} {r(self.py(t))}H{r(self.width - self.right)}"/>' for t, _ in self.y_ticks)
-    out = [f'<g stroke="{LINE}">{grid}</g>', *(label(self.left - 6 - self.gutter, self.py(t) + 4, s, "end") for t, s in self.y_ticks)]
+    out = [f'<g stroke="{LINE}">{grid}</g>', _labels("end", ((self.left - 6 - self.gutter, self.py(t) + 4, s) for t, s in self.y_ticks))]
     base = self.height - self.bottom
     out.append(f'<path stroke="{MUTED}" d="M{r(self.left)} {r(base)}H{r(self.width - self.right)}"/>')
     if x_ticks is None:
         make = time_ticks if self.unit == "time" else ticks
         span = self.x[1] - self.x[0]
-        x_ticks = [(t, when(t, span) if self.unit == "time" else number(t)) for t in make(*self.x, 5)]
+        x_ticks = _once([(t, when(t, span) if self.unit == "time" else number(t)) for t in make(*self.x, 5)])
     end = self.width - (text_width(x_label) + 10 if x_label else 0)
     start = self.left + (10 if self.gutter else -6)
-    out += [label(x, base + 15, s, anchor) for x, s, anchor in thin([(self.px(t), s) for t, s in x_ticks], start, end)]
+    out.append(_labels("middle", ((x, base + 15, s) for x, s, _ in thin([(self.px(t), s) for t, s in x_ticks], start, end))))
     return "".join(out) + (label(self.width, base + 15, x_label, "end") if x_label else "")
 
 def _widen(low, high):
     if high > low: return low, high
     pad = abs(low) * .05 or .5
     return low - pad, high + pad
+
+# %% ../../notebooks/lib/show/00_figures_scales.ipynb #frame-labels
+def _once(found):
+    "Of neighbours that read the same, the one in the middle."
+    groups = [[*g] for _, g in itertools.groupby(found, key=lambda x: x[1])]
+    return [g[len(g) // 2] for g in groups]
+
+def _labels(anchor, found):
+    "Labels that share their look, which is said once."
+    texts = "".join(f'<text x="{r(x)}" y="{r(y)}">{escape(s)}</text>' for x, y, s in found)
+    return f'<g fill="{MUTED}" text-anchor="{anchor}">{texts}</g>' if texts else ""
 
 def thin(
     labels: list[tuple],        # (x, text), left to right

@@ -110,6 +110,7 @@ def sentence_of(
     names: list,   # of the two sides
 ) -> Message|str:
     "What the distance of a column means, in words."
+    from mlwb.data.findings import zone_sentence
     a, b = names
     if d.error: return d.error
     if d.status in ("a", "b"): return msg("Only in {name}.", name=a if d.status == "a" else b)
@@ -118,6 +119,11 @@ def sentence_of(
     for s, name in ((d.a, a), (d.b, b)):
         if s.missing == s.rows: return msg("No value in {name}.", name=name)
     if d.distance is None: return msg("There is nothing to compare.")
+    if zone := zone_sentence(d, names): return msg("{zone} {distance}", zone=zone, distance=_apart(d, names))
+    return _apart(d, names)
+
+def _apart(d, names):
+    a, b = names
     bounds = msg("{measure}: {distance}, surely between {low} and {high}.", measure=MEASURES[d.measure], distance=number(round(d.distance, 3)),
                  low=number(round(d.low, 3)), high=number(round(d.high, 3))) if d.high - d.low >= .0005 else msg(
                      "{measure}: {distance}.", measure=MEASURES[d.measure], distance=number(round(d.distance, 3)))
@@ -150,6 +156,7 @@ def figures_of(
     d,  # Difference
 ) -> list:
     "Counts, moments and strengths of both sides, as rows of a table: name, first, second, difference."
+    from mlwb.data.findings import stored
     s = [d.a, d.b]
     def row(word, of, write=number, minus=None):
         found = [of(x) if x else None for x in s]
@@ -160,7 +167,7 @@ def figures_of(
     yield row(msg("missing"), lambda x: x.missing_share(), percent, _points)
     yield row(msg("distinct"), lambda x: ("" if x.distinct_exact else "≈ ") + number(x.distinct), str)
     if differs(lambda x: x.type): yield row(msg("type"), lambda x: type_word(x.type), str)
-    if differs(lambda x: x.dtype): yield row(msg("stored as"), lambda x: x.dtype, str)
+    if differs(lambda x: x.dtype): yield row(msg("stored as"), lambda x: stored(x.dtype), str)
     for key, word in STATS.items():
         found = [x.stats.get(key) for x in s if x]
         if key in ("min", "max") or all(v in (None, 0) for v in found) or key.startswith("length") and len(set(found)) == 1: continue
@@ -182,8 +189,8 @@ class ComparisonView(View):
 
     def summary(self):
         n = Counter(d.kind() for d in self.result.columns)
-        return msg("{n} columns: {moved} moved, {type} of another type, {gone} on one side only", n=len(self.result.columns), moved=n["moved"], type=n["type"],
-                   gone=n["a"] + n["b"])
+        return msg("{n} {n:column|columns}: {moved} moved, {type} of another type, {gone} on one side only", n=len(self.result.columns),
+                   moved=n["moved"], type=n["type"], gone=n["a"] + n["b"])
 
     def table(self):
         rows = [[d.name, self.kinds()[d.kind()], distance_text(d), " → ".join(percent(s.missing_share()) if s else "–" for s in (d.a, d.b))]
@@ -203,7 +210,8 @@ class ComparisonView(View):
         measures = {s.relation["measure"] for d in r.columns for s in (d.a, d.b) if s and s.relation}
         told = lambda s: "–" if not s or not s.relation else number(s.relation["strength"], 2) + (f" ({s.relation['measure']})" if len(measures) > 1 else "")
         strength = [[told(s) for s in (d.a, d.b)] for d in r.columns] if r.target else []
-        head = [*((name, number(n), msg("rows")) for name, n in zip(r.names, r.rows)), tell(msg("columns in both"), len(r.columns) - found["a"] - found["b"]),
+        head = [*((name, number(n), msg("{n:row|rows}", n=n)) for name, n in zip(r.names, r.rows)),
+                tell(msg("columns in both"), len(r.columns) - found["a"] - found["b"]),
                 tell(msg("on one side only"), found["a"] + found["b"]), tell(msg("moved by .1 or more"), found["moved"]), tell(msg("alike"), found["alike"])]
         return dict(head=head, types=[(k, w) for k, w in kinds.items() if k in found], kinds=kinds, type_word=type_word, shapes=shapes_of, overlaid=overlaid,
                     bars=sided_bars, figures=figures_of, sentence=sentence_of, distance=distance_text, change=change_of, across=across, strength=strength)

@@ -6,7 +6,7 @@
 __all__ = ['conditions', 'condition_words', 'mask', 'Counts', 'counts_in', 'Subset', 'some_rows']
 
 # %% ../../notebooks/lib/show/02_explore_rows.ipynb #subsets-imports
-import datetime
+import datetime, math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,16 +23,20 @@ def conditions(
     "The conditions that rows are to meet together; InputError for another form."
     out = []
     for w in [] if not rows else rows if isinstance(rows, (list, tuple)) else [rows]:
-        if not isinstance(w, dict) or not {"values", "low", "high"} & {k for k, v in w.items() if v is not None and not (isinstance(v, str) and not v)}:
+        if not isinstance(w, dict) or not ("values" in w and w["values"] is not None or any(not _open(w.get(k)) for k in ("low", "high"))):
             raise InputError(f"{w!r} selects no rows. Give {{'column': …, 'low': …, 'high': …}} (low ≤ x < high) or {{'column': …, 'values': […]}}.")
         if w.get("column") not in names: raise unknown("column in the profile:", w.get("column"), names)
         if "values" in w and {"low", "high"} & {*w}: raise InputError(f"{w!r} gives values and a range; give one of them, or a list of two conditions.")
         values = w.get("values")
         if hasattr(values, "tolist"): values = values.tolist()
         if isinstance(values, (set, frozenset, range)): values = sorted(values, key=str)
-        if "values" in w: out.append(dict(column=w["column"], values=list(values) if isinstance(values, (list, tuple)) else [values]))
-        else: out.append(dict(column=w["column"], **{k: w[k] for k in ("low", "high") if w.get(k) not in (None, "")}))
+        if "values" not in w: out.append(dict(column=w["column"], **{k: w[k] for k in ("low", "high") if not _open(w.get(k))})); continue
+        values = values if isinstance(values, (list, tuple)) else [values]
+        out.append(dict(column=w["column"], values=[None if _missing(v) else v for v in values]))
     return out
+
+def _missing(v): return v is None or type(v).__name__ in ("NAType", "NaTType") or (isinstance(v, float) and math.isnan(v))
+def _open(v): return _missing(v) or (isinstance(v, str) and not v)
 
 def condition_words(
     w: dict,        # a condition
@@ -68,7 +72,7 @@ def _meets(s, w):
         some = [_like(x, kind) for x in w["values"] if x is not None]
         if v.dtype.is_integer():
             some = pl.Series([int(x) for x in some if abs(x) < 2**126 and x == int(x)], dtype=pl.Int128).cast(v.dtype, strict=False).drop_nulls()
-        return v.is_in(pl.Series(some, dtype=v.dtype)).fill_null(None in w["values"])
+        return v.is_in(pl.Series(some, dtype=v.dtype).implode()).fill_null(None in w["values"])
     if kind not in ("number", "integer", "time"): raise ValueError(say(msg("a range is of numbers or times")))
     keep = v.is_not_null()
     if "low" in w: keep = keep & (v >= _like(w["low"], kind))

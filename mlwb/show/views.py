@@ -37,7 +37,7 @@ def environment():
     env.install_gettext_callables(lambda s: catalogue(language()).gettext(s), lambda s, p, n: catalogue(language()).ngettext(s, p, n),
                                   newstyle=True)
     env.filters |= dict(number=scales.number, percent=scales.percent, when=scales.when, size=scales.size, say=shown, word=_)
-    env.globals |= dict(fig=figures, chart=charts, scales=scales, asset=asset, state_word=state_word, say=shown)
+    env.globals |= dict(fig=figures, chart=charts, scales=scales, asset=asset, state_word=state_word, say=shown, msg=msg)
     return env
 
 def shown(x):
@@ -83,9 +83,10 @@ class View:
 # %% ../../notebooks/lib/show/01_views.ipynb #html
 def inner(
     view: View,
+    live: bool = False,  # with what only a kernel can answer
 ) -> Markup:
     "What stands inside the shadow root: style and article."
-    context = dict(view=view, r=view.result, lang=language(), css=asset("view.css"), live=view.data is not None) | view.context()
+    context = dict(view=view, r=view.result, lang=language(), css=asset("view.css"), live=live and view.data is not None) | view.context()
     return Markup(environment().get_template("_inner.html.j2").render(context))
 
 def html(

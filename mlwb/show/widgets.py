@@ -42,7 +42,7 @@ def make(
 ):
     "The widget of a view, one for all places where it is displayed."
     if view._widget is None:
-        w = widget_class()(html=str(inner(view)), selection=view.selection)
+        w = widget_class()(html=str(inner(view, live=True)), selection=view.selection)
         w.observe(lambda change: _chosen(view, w, change["new"]), "selection")
         w.observe(lambda change: _asked(view, w, change["new"]) if change["new"] else None, "question")
         view._widget = w

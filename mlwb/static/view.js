@@ -2,11 +2,11 @@
 // One ES module: inlined into a document, appended to a notebook's output, or loaded by anywidget (`render`).
 //
 // The markup speaks in attributes, so that any view can use all of it:
-//   <div data-list="ID" data-select="column"> … <details data-item="NAME" data-type="number" data-text="what search reads" data-sort-KEY="1.5">
+//   <div data-list="ID" data-select="column"> … <details data-item="NAME" data-type="number" data-text="what search reads, if not NAME" data-sort-KEY="1.5">
 //   <input data-search="ID">   <button data-sort="KEY" data-for="ID">   <button data-filter="type" data-value="number" data-for="ID">   <output data-count="ID">
 //   <button data-pick="column" data-value="NAME">                       select (and open) that item from anywhere
 //   <button data-pick="other" data-with="A" data-value="B">             two of them; data-pairs='[[0, 1, "what is known"], …]' on the list says what a document knows
-//   <svg data-rows="NAME" data-edges='[…]' data-from="34" data-to="400"> its bars select ranges of that column; <ul data-rows="NAME"> <li data-value> its values
+//   <svg data-rows="NAME" data-bins="12" data-edges='[…]' data-from="34" data-to="400"> its bars select ranges of that column (with a kernel: the edges); <ul data-rows="NAME"> <li data-value> its values
 //   <button data-unpick="0">, <button data-unpick>                      drop one condition on the rows, or all
 //   <form data-limit="NAME">, <button data-missing="NAME">              a range or value that was typed; the rows without a value
 //   <form data-against="NAME">, <select data-as="NAME">                 a second column; another type
@@ -39,13 +39,14 @@ function arrange(root) {
       const first = s.dataset.first ?? "down", now = s.dataset.dir, next = now === undefined ? first : now === first ? (first === "down" ? "up" : "down") : "";
       for (const o of sorts) { delete o.dataset.dir; o.removeAttribute("aria-description"); }
       if (next) { s.dataset.dir = next; s.setAttribute("aria-description", next === "up" ? "↑" : "↓"); }
-      const key = "sort" + s.dataset.sort[0].toUpperCase() + s.dataset.sort.slice(1), sign = next === "up" ? 1 : -1;
-      const sorted = next ? [...original].sort((a, b) => compare(a.dataset[key], b.dataset[key], sign)) : original;
+      const sign = next === "up" ? 1 : -1;
+      const sorted = next ? [...original].sort((a, b) => compare(sortable(a, s.dataset.sort), sortable(b, s.dataset.sort), sign)) : original;
       for (const e of sorted) list.append(e);
     });
     show();
   }
 }
+const sortable = (e, key) => e.dataset["sort" + key[0].toUpperCase() + key.slice(1)] ?? (key === "name" ? e.dataset.item : key === "type" ? e.dataset.type : "");
 function compare(a = "", b = "", sign) {
   if (a === "" || b === "") return (a === "") - (b === "");            // what has no value comes last, either way
   const x = Number(a), y = Number(b);
@@ -84,13 +85,14 @@ function choose(root, view, bridge, notice) {
     for (const e of root.querySelectorAll(".two-columns")) e.remove();
     const a = other !== undefined && item(column), b = a && item(other);
     if (!b) return;
+    furnish(root, a);
     if (open) unfold(b);
     const list = a.parentElement, at = [a, b].map((e) => Number(e.dataset.at));
     const known = JSON.parse(list.dataset.pairs ?? "[]").find(([x, y]) => (x === at[0] && y === at[1]) || (x === at[1] && y === at[0]));
-    const place = a.querySelector(".answer") ?? a, box = document.createElement("div"), title = document.createElement("h4"), words = document.createElement("p");
+    const place = a.querySelector(".acts"), box = document.createElement("div"), title = document.createElement("h4"), words = document.createElement("p");
     box.className = "two-columns"; box.tabIndex = -1;
     title.textContent = `${column} × ${other}`; words.textContent = known?.[2] ?? list.dataset.nopair ?? "";
-    box.append(title, words); place.before(box);
+    box.append(title, words); place.after(box);
     if (bridge?.ask) ask(box, { ask: "pair", column, other });
     else if (open === "reveal") box.scrollIntoView({ block: "center", behavior: reduced() ? "auto" : "smooth" });
     notice(`${title.textContent}: ${words.textContent}`, true);
@@ -170,13 +172,21 @@ function choose(root, view, bridge, notice) {
   take(bridge?.selection?.(), bridge?.again ? "" : true);
 }
 
+// what only scripts need of a row stands in a document once, and is put into a row that is opened
+function furnish(root, row) {
+  const made = root.querySelector("template[data-furniture]")?.content.cloneNode(true), detail = row?.querySelector(":scope > .detail");
+  if (!made || !detail || detail.querySelector(".acts") || detail.querySelector(".banner.error")) return;
+  for (const form of made.querySelectorAll("[data-against]")) form.dataset.against = row.dataset.item;
+  detail.append(made);
+}
+
 // bars and values that select rows: one stop of the keyboard each, arrows walk, Enter or Space chooses, Shift extends
 const inView = (svg, event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse()).x;
 function binned(svg) {
-  const edges = JSON.parse(svg.dataset.edges), from = Number(svg.dataset.from), to = Number(svg.dataset.to), k = edges.length - 1;
+  const edges = JSON.parse(svg.dataset.edges ?? "[]"), from = Number(svg.dataset.from), to = Number(svg.dataset.to), k = Number(svg.dataset.bins);
   return { edges, from, to, k, at: (x) => Math.min(Math.max(Math.floor((x - from) / (to - from) * k), 0), k - 1) };
 }
-const parts = (chart) => [...chart.querySelectorAll(chart.dataset.edges ? ".marks > rect" : "[data-value]")];
+const parts = (chart) => [...chart.querySelectorAll(chart.dataset.bins ? ".marks > rect" : "[data-value]")];
 function place(chart, part) {                // which bin a bar stands for
   const { at } = binned(chart); return at(Number(part.getAttribute("x")) + Number(part.getAttribute("width")) / 2);
 }
@@ -210,7 +220,7 @@ function bars(root, view, { restrict, conditions }) {
   };
   const pick = (chart, part, extend) => {
     const column = chart.dataset.rows, now = conditions().find((c) => c.column === column);
-    if (chart.dataset.edges) {
+    if (chart.dataset.bins) {
       const i = typeof part === "number" ? part : place(chart, part);
       const from = extend && now && !now.values ? ends(chart, now) : [i, i];
       restrict(range(chart, Math.min(i, from[0]), Math.max(i, from[1])), !extend);
@@ -385,6 +395,8 @@ function mount(root, bridge) {
     clearTimeout(place.timer); if (!quiet) place.timer = setTimeout(() => { place.textContent = ""; }, 9000);
   };
   for (const list of root.querySelectorAll("[data-list]")) kids(list).forEach((e, i) => { e.dataset.at = i; });
+  view.addEventListener("toggle", (event) => { if (event.target.open && event.target.dataset.item !== undefined) furnish(root, event.target); }, true);
+  for (const e of root.querySelectorAll("details[open][data-item]")) furnish(root, e);
   arrange(root); hover(root, view); asking(root, view, bridge); choose(root, view, bridge, notice);
   bridge?.onNotice?.(notice);
 }

@@ -9,6 +9,7 @@ import pytest
 from mlwb.data.merge import merge
 from mlwb.data.profile import profile
 from mlwb.show.explore import ProfileView, explore
+from mlwb.show.views import inner
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -59,6 +60,9 @@ def test_search_sort_and_filter(page):
     assert len(every) == 10 and inside(page, "output.count").inner_text() == "10 of 10"
     inside(page, "input[data-search]").fill("수온")
     assert names(page) == ["수온(°C)"] and inside(page, "output.count").inner_text() == "1 of 10"
+    for text, found in (("(", ["수온(°C)"]), ("Float64", []), ("number", []), ("temp depth", []), ("H_ d", ["depth_m"])):  # names, not what is said of them
+        inside(page, "input[data-search]").fill(text)
+        assert names(page) == found
     inside(page, "input[data-search]").fill("nothing like it")
     assert names(page) == [] and inside(page, "[data-none]").is_visible()
     inside(page, "input[data-search]").press("Escape")
@@ -239,3 +243,45 @@ def test_fifty_columns_fit_in_a_megabyte_at_any_number_of_rows(tmp_path, open_pa
     page = open_page(path)
     item(page, "number_3").locator("summary").first.click()
     assert item(page, "number_3").locator("svg.fig:visible").count() == 2 and not page.errors
+
+
+def test_a_document_holds_nothing_that_only_a_kernel_can_use(documents, open_page):
+    page = open_page(documents["sea"])
+    unfold(page)
+    item(page, "depth_m").locator("form[data-against]").wait_for()
+    rows = inside(page, "[data-list=columns] > details").count()
+    assert inside(page, "form[data-against]").count() == rows and not inside(page, "[data-limit], [data-as], [data-edges], .ask").count()
+    texts = open_page(documents["sea"], scripts=False)
+    assert not inside(texts, "form, select, input:visible, .acts").count()
+    live = str(inner(explore(sea(), target="caught"), live=True))
+    assert live.count("data-limit=") == live.count("data-as=") == rows and "data-edges=" in live
+
+
+def test_a_column_costs_a_few_kilobytes():
+    rng = np.random.default_rng(0)
+    table = {f"x{i}": rng.normal(size=200) if i % 2 else rng.integers(0, 5 + i, 200) for i in range(300)}
+    size = {k: len(explore({c: table[c] for c in [*table][:k]}).document().encode()) for k in (100, 300)}
+    assert size[300] - size[100] < 200 * 4000, "what is the same in each row stands in the document once"
+
+
+def test_what_associations_put_together_is_said_where_they_are_shown(tmp_path, open_page):
+    df = pl.DataFrame({"street": [f"{i % 60} Road" for i in range(900)], "rent": [(i % 60) * 10. + i % 7 for i in range(900)],
+                       "flat": [(i % 60) // 2 for i in range(900)], "kind": [f"kind {(i % 60) // 6}" for i in range(900)]})
+    page = open_page(explore(df).save(tmp_path / "rent.html"))
+    unfold(page)
+    told = "Of street, the 30 most frequent values count, and all others as one (n=900)."
+    assert told in item(page, "street").inner_text() and told in item(page, "rent").inner_text() and told in inside(page, ".panels figure").last.inner_text()
+    with_street = [t for t in inside(page, ".pairs tr").all_inner_texts() if "street" in t]
+    assert with_street and all("street: the 30 most frequent values, the others as one" in t and "n=900" in t for t in with_street)
+    assert not any("most frequent" in t for t in inside(page, ".pairs tr").all_inner_texts() if "street" not in t)
+
+
+def test_a_single_row_is_drawn(tmp_path, open_page):
+    df = sea()
+    view = explore(df.with_columns(pl.int_range(pl.len()).alias("i")), target="depth_m", task="regression", time="day")
+    view.selection = {"rows": {"column": "i", "low": 7, "high": 8}}
+    page = open_page(view.save(tmp_path / "one.html"))
+    over = inside(page, ".target svg").last
+    assert over.locator("circle").count() == 1 and inside(page, ".picked p").inner_text() == "1 of 600 rows 0.2%"
+    assert [t for t in over.locator("text").all_text_contents() if "-" in t] == [f"{df['day'][7]} 00:00"]
+    assert "1 labelled row" in inside(page, ".target").inner_text() and "1 rows" not in inside(page, ".view").inner_text()
