@@ -86,6 +86,11 @@ class TableRef(Result):
         "The table, rows in the order they were written."
         return Store(project.workspace / Path(self.url).parent).read(self)
 
+    def open(self, project):
+        "The table, to be read column by column: a mlwb.data.tables.Table."
+        from mlwb.data.tables import Table
+        return Table(Store(project.workspace / Path(self.url).parent)._files(self)[1])
+
     def pandas(self, project):
         "The table as a pandas DataFrame."
         return to_pandas(self.read(project))
