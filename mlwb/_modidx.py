@@ -579,6 +579,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlwb.data.store._reference': ('lib/data/store.html#_reference', 'mlwb/data/store.py'),
                                  'mlwb.data.store._sink': ('lib/data/store.html#_sink', 'mlwb/data/store.py'),
                                  'mlwb.data.store._streams': ('lib/data/store.html#_streams', 'mlwb/data/store.py'),
+                                 'mlwb.data.store.batches': ('lib/data/store.html#batches', 'mlwb/data/store.py'),
                                  'mlwb.data.store.commits': ('lib/data/store.html#commits', 'mlwb/data/store.py'),
                                  'mlwb.data.store.digest': ('lib/data/store.html#digest', 'mlwb/data/store.py'),
                                  'mlwb.data.store.read': ('lib/data/store.html#read', 'mlwb/data/store.py'),

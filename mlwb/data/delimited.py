@@ -9,6 +9,7 @@ __all__ = ['STEP', 'NULLS', 'ROWS', 'CODE', 'detect_encoding', 'detect_delimiter
 # %% ../../notebooks/lib/data/02_delimited.ipynb #delimited-imports
 import codecs, csv, io, re
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def detect_encoding(
 def _undecodable(path, encoding, odd=None, most=20_000):
     "Where a file stops being text of an encoding; None if it does not."
     decoder, at = codecs.getincrementaldecoder(encoding)(), 0
-    for piece in [*_pieces(path), b""]:
+    for piece in chain(_pieces(path), [b""]):
         held = len(decoder.getstate()[0])
         try: text = decoder.decode(piece, final=not piece)
         except UnicodeDecodeError as e: return at - held + e.start
@@ -134,12 +135,13 @@ def _doubtful(d, lf):
 
 def _zero_first(path, delimiter):
     "Whether a field may begin with a zero that another digit follows."
-    before = b"\n"
+    before = b"\n\n"
     for piece in _pieces(path):
         x = np.frombuffer(before + piece, np.uint8)
-        a, b, c = x[:-2], x[1:-1], x[2:]
-        if (((a == ord(delimiter)) | (a <= 34) | (a == 43) | (a == 45)) & (b == 48) & (c >= 48) & (c <= 57)).any(): return True
-        before = piece[-2:]
+        at = np.flatnonzero((x[2:-1] == 48) & (x[3:] >= 48) & (x[3:] <= 57)) + 1  # of the byte before the zero
+        begins = lambda v: (v == ord(delimiter)) | (v <= 34)
+        if (begins(x[at]) | (((x[at] == 43) | (x[at] == 45)) & begins(x[at - 1]))).any(): return True
+        before = piece[-3:]
     return False
 
 # %% ../../notebooks/lib/data/02_delimited.ipynb #ragged
@@ -205,9 +207,10 @@ def _settle(d, header, said):
     own = lf.collect_schema().names()
     d.names = unique_names(header if len(header) == len(own) else own, fold=True, said=said)
     codes, unsure = _doubtful(d, lf)
-    found = reread(d, codes + unsure)
-    d.read_as = {c: e for c, e in found.items() if c in unsure or e is None}
-    kept = [d.names[own.index(c)] for c in codes if found[c] is None]
+    zeros = d.texts().select(pl.col(codes).str.contains(CODE).any()).collect(engine="streaming").row(0) if codes else ()
+    codes = [c for c, z in zip(codes, zeros) if z]
+    d.read_as = {**reread(d, unsure), **dict.fromkeys(codes)}
+    kept = [d.names[own.index(c)] for c in codes]
     if kept: tell(said, msg("Columns with zeros in front of their digits are kept as text: {names}", names=listed(kept)))
 
 # %% ../../notebooks/lib/data/02_delimited.ipynb #widen

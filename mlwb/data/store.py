@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CELLS', 'Digest', 'digest', 'TableRef', 'to_pandas', 'Store', 'versions', 'commits', 'scan', 'scan_files', 'read',
-           'sweep', 'write', 'read_note']
+           'sweep', 'batches', 'write', 'read_note']
 
 # %% ../../notebooks/lib/data/04_store.ipynb #store-imports
 import hashlib, json, os
@@ -234,19 +234,29 @@ def _sink(self, name, table, said):
     with open(path, "rb+") as f: os.fsync(f.fileno())
     return path
 
-CELLS = 2**24  # of a table that are looked at together
+CELLS = 2**22  # of a table that are looked at together
+
+def batches(
+    files: list,  # Parquet files whose rows follow each other
+):  # frames, all with the columns of all files
+    "The rows of a table, some after others."
+    import pyarrow.parquet as pq
+    schema = scan_files(files).collect_schema()
+    for f in files:
+        for batch in pq.ParquetFile(f).iter_batches(max(1024, CELLS // max(1, len(schema)))):
+            part = pl.from_arrow(batch)
+            yield part.select(pl.col(c).cast(t) if c in part.columns else pl.lit(None, t).alias(c) for c, t in schema.items())
 
 def _reference(self, name, files, time):
     "What a table is, from all of its rows, piece by piece."
-    lf, h, at = scan_files(files), Digest(), 0
+    lf, h = scan_files(files), Digest()
     schema = lf.collect_schema()
-    step = max(1024, CELLS // max(1, len(schema)))
-    while (part := lf.slice(at, step).collect()).height:
+    for part in batches(files):
         refuse(f"The table {name!r}", part)
-        h.update(part); at += part.height
+        h.update(part)
     first, last = lf.select(pl.col(time).min().alias("a"), pl.col(time).max().alias("b")).collect().row(0) if time in schema else (None, None)
     iso = lambda v: "" if v is None else v.isoformat() if hasattr(v, "isoformat") else str(v)
-    return TableRef(name, f"{self.path.name}/{self._folder(name).name}", 0, str(h), at, {c: str(t) for c, t in schema.items()}, time, iso(first), iso(last))
+    return TableRef(name, f"{self.path.name}/{self._folder(name).name}", 0, str(h), h.rows, {c: str(t) for c, t in schema.items()}, time, iso(first), iso(last))
 
 # %% ../../notebooks/lib/data/04_store.ipynb #commit
 def _publish(self, ref, path, files, append):
