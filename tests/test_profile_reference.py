@@ -10,8 +10,10 @@ import polars as pl
 import pytest
 import scipy.stats
 
+import mlwb
 from mlwb.data.associations import LEVELS
 from mlwb.data.frames import frame
+from mlwb.data.merge import merge
 from mlwb.data.profile import profile
 
 SETS = {"hotel_bookings": "is_canceled", "bike_hourly": "cnt", "adult": "class", "dirty_hospital": "", "dirty_beers": "", "clean_hospital": ""}
@@ -194,19 +196,37 @@ def test_what_a_column_says_of_the_target(data_dir):
             assert p.column(c).relation["strength"] == pytest.approx(np.mean(parts), abs=2e-3), (name, c)
 
 
-def test_whole_numbers_beyond_a_float_are_described_exactly(tmp_path):
+def test_whole_numbers_that_a_float_would_round_keep_every_digit(tmp_path):
     n, path = 3000, tmp_path / "t.parquet"
     r = np.random.default_rng(0).permutation(n)
     plus = lambda low, dtype, sign=1: pl.Series([low + sign * int(i) for i in r], dtype=dtype)
     df = pl.DataFrame({"u": plus(2**63, pl.UInt64), "i": 10**18 + r, "d": plus(2**64 - 1, pl.Int128, -1), "wide": plus(10**25, pl.Int128),
-                       "money": plus(0, pl.Int128).cast(pl.Decimal(38, 0))})
+                       "money": plus(0, pl.Int128).cast(pl.Decimal(38, 0)), "few": 2**60 + r % 3, "lowest": np.where(r == 0, -2**63, r), "y": r % 3 == 2})
     df.write_parquet(path)
     df.write_csv(tmp_path / "t.csv")
     for table in (df, path, tmp_path / "t.csv"):
-        p = profile(table)
-        assert [c.type for c in p.columns] == ["integer", "integer", "integer", "text", "integer"] and {c.distinct for c in p.columns} == {n}
-        assert "constant" not in {a.kind for a in p.alerts} and p.duplicates == 0
-        for c in ("u", "i", "d", "money"): assert p.column(c).stats["sd"] == pytest.approx(r.std(ddof=1), rel=1e-12)
-        found = {(a["a"], a["b"]): a for a in p.associations}
-        for a, b, sign in (("u", "i", 1), ("u", "d", -1), ("i", "money", 1)):
-            assert found[a, b]["pearson"] == pytest.approx(sign, abs=1e-12) and found[a, b]["spearman"] == pytest.approx(sign, abs=1e-12)
+        p = profile(table, target="y")
+        assert [c.type for c in p.columns[:7]] == ["text", "text", "text", "text", "integer", "category", "integer"]
+        assert [c.distinct for c in p.columns[:7]] == [n, n, n, n, n, 3, n] and "constant" not in {a.kind for a in p.alerts} and p.duplicates == 0
+        assert p.column("few").relation["strength"] == 1 and [s.column for s in p.suspects] == ["few"] and "digit by digit" in " ".join(map(str, p.notes))
+        assert p.column("few").top[0] == [str(2**60), 1000]
+        ranks = next(a for a in p.associations if {a["a"], a["b"]} == {"money", "lowest"})
+        assert ranks["spearman"] == pytest.approx(scipy.stats.spearmanr(r, df["lowest"].to_numpy()).statistic, abs=1e-9)
+    merged = merge([profile(df[:1000]), profile(df[1000:])])
+    assert [c.distinct for c in merged.columns] == [c.distinct for c in profile(df).columns] or all(
+        abs(c.distinct - n) <= 4 * c.distinct_error * n for c in merged.columns if not c.distinct_exact)
+    assert merged.column("few").top == profile(df).column("few").top and not any(c.error for c in merged.columns)
+    view = mlwb.explore(df)
+    for values in ([2**60 + 2], [str(2**60 + 2)], [np.int64(2**60 + 2)]):
+        view.selection = {"rows": {"column": "few", "values": values}}
+        assert view.rows()["few"].unique().to_list() == [2**60 + 2] and view.rows().height == 1000
+    view.selection = {"rows": {"column": "money", "low": 0, "high": 300}}
+    assert sum(k for _, k in view.subset.counts["few"].top) == 300
+
+
+def test_a_saved_profile_names_no_text_that_is_there_once(tmp_path):
+    mails = [f"person{i}@example.org" for i in range(120)] + ["info@example.org"] * 3
+    p = profile(pl.DataFrame({"mail": mails, "kind": ["a"] * 122 + ["b"]}))
+    saved = p.save(tmp_path / "p.json").read_text()
+    assert "info@example.org" in saved and "person" not in saved and p.column("kind").top == [["a", 122], ["b", 1]]
+    assert (p.column("mail").other, p.column("mail").unlisted, p.column("mail").distinct) == (120, 1, 121)

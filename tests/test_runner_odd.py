@@ -343,3 +343,14 @@ class TestOrphans:
         tiny.stage("a", LONG + "stage.save(a=n)")
         assert statuses(tiny.run())["a"] == "ok"
         until(lambda: not [p for p in ours(tiny) if p.pid != os.getpid()], 10)
+
+
+def test_a_reply_that_comes_while_an_output_widget_is_answered(tiny, monkeypatch):
+    """nbclient answers an output widget on the socket that it waits at; the reply of the cell must not go unnoticed then."""
+    from nbclient.output_widget import OutputWidget
+    send, sent = OutputWidget.send, []
+    def late(self, *args, **kw): time.sleep(.5); sent.append(1); return send(self, *args, **kw)  # the reply is there by now
+    monkeypatch.setattr(OutputWidget, "send", late)
+    tiny.stage("a", "import ipywidgets as w\no = w.Output()\nwith o:\n    print('x', flush=True)\no", "stage.save(a=n)", "stage.verdict('done')")
+    run = tiny.run()
+    assert statuses(run) == {"a": "ok"} and sent

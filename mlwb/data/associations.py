@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import polars as pl
 
-from .columns import Column, looked_at
+from .columns import Column
 from .relations import cramers_v, values_of
 from .words import top_values
 
@@ -41,19 +41,11 @@ def _scales(columns):
         scale = c.stats.get("sd") or high / 2 - low / 2
         yield centre / unit, (scale / unit if np.isfinite(scale) and scale > 0 else 1.0)
 
-def _origin(c):
-    "The lowest of whole numbers that are too large for a float but lie close together; 0 for others."
-    low, high = (c.bins[0][0], c.bins[-1][1]) if c.bins else (0, 0)
-    return low if type(low) is type(high) is int and max(-low, high) > 2**53 and high - low < 2**53 else 0
-
-def _values_from(s, origin): return values_of(looked_at(s)[1] - pl.Series([origin], dtype=looked_at(s)[1].dtype)) if origin else values_of(s)
-
-def _blocks(df, columns, rows=2**18, step=2**15):
-    "Numbers of some rows after others, rows × columns, each less its origin."
-    names, origins = [c.name for c in columns], [_origin(c) for c in columns]
+def _blocks(df, names, rows=2**18, step=2**15):
+    "Numbers of some rows after others, rows × columns."
     for at in range(0, df.height, rows):
         part = df.select(names).slice(at, rows)
-        values = [_values_from(part[name], o) for name, o in zip(names, origins)]
+        values = [values_of(part[name]) for name in names]
         for i in range(0, part.height, step): yield np.column_stack([v[i:i + step] for v in values])
 
 # %% ../../notebooks/lib/data/07_associations.ipynb #co-moments
@@ -65,12 +57,10 @@ def co_moments(
     columns = [c for c in columns if c.type in ("number", "integer", "time")]
     if len(columns) < 2: return {}
     centre, scale = (np.array(x) for x in zip(*_scales(columns)))
-    origin = np.array([float(_origin(c)) for c in columns])
-    centre = centre - origin
     gaps = [i for i, c in enumerate(columns) if c.missing or c.stats.get("infinite")]
     k = np.zeros(len(columns), int); k[gaps] = range(1, len(gaps) + 1)  # which mask belongs to a column; 0: it has no gaps
     sums = [0.0, 0.0, 0.0, 0.0]
-    for x in _blocks(df, columns):
+    for x in _blocks(df, [c.name for c in columns]):
         there = np.isfinite(x[:, gaps])
         m = np.column_stack([np.ones(len(x)), there])
         z = (x - centre) / scale
@@ -81,7 +71,7 @@ def co_moments(
         mean, m2, c = sx / n, np.maximum(sxx - sx * sx / n, 0), sxy - sx * sx.T / n
         m2 = np.where(m2 <= 1e-14 * np.maximum(sxx, 1e-300), 0, m2)
         own, both = scale[:, None], np.outer(scale, scale)
-        return _stored([c.name for c in columns], n.astype(int), mean * own + (centre + origin)[:, None], m2 * own ** 2, c * both)
+        return _stored([c.name for c in columns], n.astype(int), mean * own + centre[:, None], m2 * own ** 2, c * both)
 
 # %% ../../notebooks/lib/data/07_associations.ipynb #stored
 def _stored(names, n, mean, m2, c):
@@ -163,9 +153,9 @@ def in_sample(
     at: np.ndarray | None,     # of sampled_rows
 ) -> np.ndarray | tuple:  # numbers; or codes of the 30 most frequent texts, the rest (30), missing ones (-1)
     "A column as ranks and tables need it."
-    s = s if at is None else s.gather(pl.Series(at, dtype=pl.get_index_type()))
     v = values_of(s)
-    if not isinstance(v, pl.Series): return v if not s.dtype.is_integer() or not np.abs(v).max(initial=0) > 2**53 else _values_from(s, s.min())
+    if at is not None: v = v.gather(pl.Series(at, dtype=pl.get_index_type())) if isinstance(v, pl.Series) else v[at]
+    if not isinstance(v, pl.Series): return v
     levels = [k for k, _ in top_values(v.drop_nulls().alias("value").value_counts(name="n"), LEVELS)]
     codes = v.cast(pl.Enum(levels), strict=False).to_physical().cast(pl.Int64).fill_null(LEVELS).to_numpy()
     return np.where(v.is_null().to_numpy(), -1, codes).astype(np.int8)

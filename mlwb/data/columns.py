@@ -52,12 +52,6 @@ class Column(Result):
     quantile_error: float = 0.0                    # share of rows by which a quantile's rank may be off
 
 # %% ../../notebooks/lib/data/05_columns.ipynb #describe-number
-def _about_lowest(v):
-    "Whole numbers too large for a float, sorted, less the lowest, where that makes them exact; None for others."
-    if v.dtype.kind not in "iu" or not len(v): return None
-    low, high = int(v[0]), int(v[-1])
-    return (v - v[0]).astype(float) if max(-low, high) > 2**53 and high - low < 2**53 else None
-
 def describe_number(
     c: Column,       # gets the description
     v: np.ndarray,   # its values, sorted, none missing
@@ -66,7 +60,7 @@ def describe_number(
     values, counts = runs(v)
     c.distinct = len(values)
     if c.distinct > MOST: c.sketch = sketch_numbers(values)
-    f, exact = v.astype(float, copy=False), _about_lowest(v)
+    f = v.astype(float, copy=False)
     first, last = np.searchsorted(f, -np.inf, "right"), np.searchsorted(f, np.inf, "left")
     infinite, f = len(f) - int(last - first), f[first:last]
     zero, above = (int(np.searchsorted(f, 0, side)) for side in ("left", "right"))
@@ -79,9 +73,7 @@ def describe_number(
     c.quantiles = q = quantiles(f)
     iqr = 3 * (q["0.75"] - q["0.25"])
     outliers = int(np.searchsorted(f, q["0.25"] - iqr, "left") + len(f) - np.searchsorted(f, q["0.75"] + iqr, "right")) if iqr else 0
-    own = moments(f) if exact is None else moments(exact)
-    if exact is not None: own["mean"] += int(v[0])
-    c.stats = {**{k: finite(x) for k, x in own.items()}, "min": q["min"], "max": q["max"], "outliers": outliers, **c.stats}
+    c.stats = {**{k: finite(x) for k, x in moments(f).items()}, "min": q["min"], "max": q["max"], "outliers": outliers, **c.stats}
     edges = number_edges(*_span(f, q["0.01"], q["0.99"]), whole, min(BINS, max(5, math.ceil(math.sqrt(len(f))))))
     n, below, above = count_sorted(f, edges)
     c.histogram = Histogram(edges.tolist(), n, "", below, above)
@@ -159,12 +151,11 @@ def looked_at(
 
 # %% ../../notebooks/lib/data/05_columns.ipynb #whole
 def _whole(s):
-    low, high = s.min() or 0, s.max() or 0
-    if s.dtype in (pl.Int128, pl.UInt128) or isinstance(s.dtype, pl.Decimal):
-        for t, a, b in ((pl.Int64, -2**63, 2**63), (pl.UInt64, 0, 2**64)):
-            if a <= low and high < b: return "integer", s.cast(t)
-        return "category", s.cast(pl.String)
-    return "integer", s
+    if s.dtype in (pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32): return "integer", s
+    most = max(-(s.min() or 0), s.max() or 0)
+    if most > 2**53 and (s.cast(pl.Float64).cast(pl.Int128, strict=False) != s.cast(pl.Int128, strict=False)).any(): return "category", s.cast(pl.String)
+    if s.dtype in (pl.Int64, pl.UInt64): return "integer", s
+    return ("integer", s.cast(pl.Int64)) if most < 2**63 else ("number", s.cast(pl.Float64))
 
 # %% ../../notebooks/lib/data/05_columns.ipynb #describe
 def describe(

@@ -84,15 +84,12 @@ class Delimited:
 
     def texts(self) -> pl.LazyFrame: return pl.scan_csv(self.path, infer_schema=False, **self.options() | dict(decimal_comma=False))
 
-    def lazy(
-        self,
-        blank: bool = False,  # with blank lines
-    ) -> pl.LazyFrame:
+    def lazy(self) -> pl.LazyFrame:
         "The typed table."
         lf = pl.scan_csv(self.path, try_parse_dates=True, infer_schema_length=ROWS, schema_overrides={c: pl.String for c in self.read_as}, **self.options())
         lf = lf.with_columns(e.alias(c) for c, e in self.read_as.items() if e is not None)
         names = lf.collect_schema().names()
-        if len(names) > 1 and not blank: lf = lf.filter(~pl.all_horizontal(pl.all().is_null()))
+        if len(names) > 1: lf = lf.filter(~pl.all_horizontal(pl.all().is_null()))
         return lf.rename(dict(zip(names, self.names)))
 
 # %% ../../notebooks/lib/data/02_delimited.ipynb #types
@@ -144,6 +141,15 @@ def _zero_first(path, delimiter):
         before = piece[-3:]
     return False
 
+# %% ../../notebooks/lib/data/02_delimited.ipynb #empty-line
+def _empty_line(path, delimiter):
+    "Whether a line may have no value in any field."
+    line, before = re.compile(rb"\n[\s" + re.escape(delimiter.encode()) + rb"]*\n"), b""
+    for piece in _pieces(path):
+        if line.search(before + piece): return True
+        before = piece[piece.rfind(b"\n"):] if b"\n" in piece else b""
+    return False
+
 # %% ../../notebooks/lib/data/02_delimited.ipynb #ragged
 def explain(
     d: Delimited,
@@ -178,7 +184,9 @@ def open_delimited(
     if encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
         tell(said, msg("The text is not UTF-8; it was read as {encoding}.", encoding=encoding.upper()))
         text = _as_utf8(text, encoding, scratch)
-    start = next(_pieces(text, 200_000), b"").removeprefix(codecs.BOM_UTF8).decode("utf-8", "ignore")
+    start = next(_pieces(text, 200_000), b"")
+    if b"\r" in start and b"\n" not in start: text = _as_utf8(text, "utf-8", scratch, None); start = start.replace(b"\r", b"\n")  # as old Macs wrote it
+    start = start.removeprefix(codecs.BOM_UTF8).decode("utf-8", "ignore")
     if not start.strip(): raise InputError("it is empty")
     delimiter = delimiter or detect_delimiter(start)
     header = next((r for r in csv.reader(io.StringIO(start), delimiter=delimiter) if r), [])
@@ -192,10 +200,10 @@ def open_delimited(
         tell(said, msg("Dates like {example} were read with the day first.", example=day[1]))
     return d
 
-def _as_utf8(path, encoding, scratch):
+def _as_utf8(path, encoding, scratch, newline=""):
     out = Path(scratch) / f"{path.name}.utf8"
     try:
-        with open(path, encoding=encoding, newline="") as f, open(out, "w", encoding="utf-8", newline="") as g:
+        with open(path, encoding=encoding, newline=newline) as f, open(out, "w", encoding="utf-8", newline="") as g:
             while piece := f.read(STEP): g.write(piece)
     except LookupError: raise InputError(f"there is no encoding {encoding!r}") from None
     except UnicodeDecodeError as e: raise InputError(f"its text is not {encoding} (byte {e.start:,} can't be)") from None
@@ -206,6 +214,9 @@ def _settle(d, header, said):
     lf = pl.scan_csv(d.path, try_parse_dates=True, infer_schema_length=ROWS, **d.options())
     own = lf.collect_schema().names()
     d.names = unique_names(header if len(header) == len(own) else own, fold=True, said=said)
+    if len(own) > 1 and _empty_line(d.path, d.delimiter):
+        blank = d.texts().select(pl.all_horizontal(pl.all().is_null()).sum()).collect(engine="streaming").item()
+        if blank: tell(said, msg("{n:,} {n:line|lines} without any value {n:was|were} left out.", n=blank))
     codes, unsure = _doubtful(d, lf)
     zeros = d.texts().select(pl.col(codes).str.contains(CODE).any()).collect(engine="streaming").row(0) if codes else ()
     codes = [c for c, z in zip(codes, zeros) if z]

@@ -89,8 +89,9 @@ def _plain_dtype(s: pl.Series) -> bool:
     return not (s.dtype == pl.Object or "Extension" in str(s.dtype))
 
 def _from_pandas(df, names, said):
-    index = [clean_text(n) for n in df.index.names if n is not None]
-    if index: tell(said, msg("The table's index is not one of its columns: {names}. `reset_index()` makes it one.", names=listed(index)))
+    index = [str(df.index.dtype) if n is None else clean_text(n) for n in df.index.names]
+    if df.index.nlevels > 1 or df.index.name is not None or df.index.dtype.kind not in "iu":
+        tell(said, msg("The table's index is not one of its columns: {names}. `reset_index()` makes it one.", names=listed(index)))
     flat = df.set_axis(names, axis=1)
     try:
         out = pl.from_pandas(flat)

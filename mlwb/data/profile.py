@@ -12,6 +12,7 @@ from pathlib import Path
 import os
 
 import numpy as np
+import polars as pl
 
 from ..core.errors import InputError, unknown
 from ..core.messages import Message, msg, say
@@ -19,7 +20,7 @@ from ..core.results import Result, plain
 from ..core.settings import TASKS
 from .alerts import Alert, find_alerts, is_id
 from .associations import COLUMNS, LEVELS, SAMPLE, associate, in_sample, sampled_rows, usable
-from .columns import Column, Histogram, _described  # noqa: F401 (Histogram is at home here for its callers)
+from .columns import Column, Histogram, _described, describe  # noqa: F401 (Histogram is at home here for its callers)
 from .frames import listed
 from .headlines import headlines
 from .histograms import QUANTILES
@@ -88,6 +89,7 @@ def summary_of_target(t: Target, c: Column):
     unlabelled = int(np.isnan(t.y).sum())
     out = dict(labelled=len(t.y) - unlabelled, unlabelled=unlabelled)
     if t.task == "classification": return out | dict(classes=t.classes, positive=t.classes[-1][0] if t.binary else "")
+    if not c.stats.get("sd"): c = describe(pl.Series(t.y).fill_nan(None))  # digits that are looked at as text
     return out | {k: c.stats.get(k) for k in ("mean", "sd", "min", "max")} | dict(histogram=plain(c.histogram))
 
 # %% ../../notebooks/lib/data/09_profile.ipynb #target-aware
@@ -138,6 +140,8 @@ def _asked(df, target, task, time):
     if time and time == target: raise InputError(f"The column {target!r} is given as target and as time. Choose another target, or leave time empty.")
     if time and not target: times_of(df[time])  # with a target it is read anyway
     t = as_target(df, target, task or "") if target else None
+    if t is not None and t.task == "regression" and df[target].dtype in (pl.String, pl.Categorical, pl.Enum):
+        raise InputError(f"The target {target!r} holds text, no numbers, so the task can't be regression. Make numbers of it, or set task='classification'.")
     if t is not None and t.task == "regression" and np.isnan(t.y).all() and df[target].null_count() < df.height:
         if t.infinite: raise InputError(f"The target {target!r} holds infinite numbers only. Choose another target.")
         raise InputError(f"The target {target!r} holds {df[target].dtype}, no numbers. Choose another target, or task='classification'.")
@@ -179,6 +183,11 @@ def profile(
 
 # %% ../../notebooks/lib/data/09_profile.ipynb #sampling
 def _sampling(p):
+    digits = [c.name for c in p.columns if c.dtype.startswith(("Int", "UInt", "Decimal")) and c.type in ("category", "text")]
+    if digits: yield msg("Whole numbers that floating point would round are described as text, digit by digit: {columns}.", columns=listed(digits))
+    seconds, zoned = ([c.name for c in p.columns if c.dtype.startswith(("Duration", "Time"))], [c.name for c in p.columns if "time_zone='" in c.dtype])
+    if seconds: yield msg("Durations and times of the day are described in seconds: {columns}.", columns=listed(seconds))
+    if zoned: yield msg("Times with a zone are described in UTC: {columns}.", columns=listed(zoned))
     if p.rows > SAMPLE:
         yield msg("Spearman's correlations and associations with categories were computed on a random sample of {n:,} of {rows:,} rows.", n=SAMPLE, rows=p.rows)
     cut = [c.name for c in usable(p.columns)[:COLUMNS] if c.type == "category" and c.distinct > LEVELS]

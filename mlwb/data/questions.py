@@ -54,7 +54,7 @@ def _strengths(df, t, leave):
     half, out, failed = halves(small.height), {}, []
     for name in small.columns:
         if name == t.name or name in leave: continue
-        try: r = relate(Column(name, looked_at(small[name].head(1))[0], "", small.height), values_of(small[name]), y, half)
+        try: r = relate(Column(name, looked_at(small[name])[0], "", small.height), values_of(small[name]), y, half)
         except (pl.exceptions.PolarsError, ValueError, TypeError, ArithmeticError): failed.append(name); continue
         if r: out[name] = (r["strength"], r["measure"])
     return dict(sorted(out.items(), key=lambda kv: (-kv[1][0], kv[0]))), failed

@@ -13,12 +13,12 @@ import numpy as np
 import polars as pl
 
 from ..core.messages import msg
-from .frames import frame, tell
+from .frames import frame, listed, tell
 from .mechanisms import (DROP, MECHANISMS, TOO_STRONG, WARN, Goal, Seen, Suspect, alone, determined, gaps,  # noqa: F401
                                   goal, see, strength, suspect, within)
 from .relations import SEED
 from .targets import as_target, infer_task
-from .telling import told_in_words
+from .telling import READ, told_in_words, unread
 
 # %% ../../notebooks/lib/data/13_suspects.ipynb #missing
 def missing_with_label(
@@ -81,7 +81,7 @@ def sums(
 def _sums(columns, y, target, found):
     "Combinations, one after another, among numbers that are not themselves equal to the target."
     x = {c.name: c.x for c in columns if c.kind in ("number", "integer") and found.get(c.name, "") not in ("equal",)}
-    text = msg("{sum} = {target} in {share:.2%} of {n:,} rows looked at.").text
+    text = msg("{sum} = {target} in {share} of {n:,} rows looked at.").text
     for _ in range(3):
         factors, share, n = sums(x, y)
         if not factors: return
@@ -223,6 +223,8 @@ def _measured(taken, target, task, time, others, said):
     for name, (_, _, error) in zip(others, found):
         if error: tell(said, msg("{column} could not be checked for leaks: {error}", column=name, error=error))
     columns, out = [c for c, _, _ in found if c is not None], [s for _, alone, _ in found for s in alone]
+    if long := [c.name for c in columns if unread(c, g)]:
+        tell(said, msg("Of long texts only the first {n:,} characters were looked at for words that know the target: {columns}.", n=READ, columns=listed(long)))
     own = see(part[time]) if time else None
     out += _after(columns, own if own is not None and own.kind == "time" else None, g)
     if not g.labels: out += _sums(columns, t.y, target, {s.column: s.mechanism for s in out})

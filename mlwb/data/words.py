@@ -34,14 +34,15 @@ def set_top(
 ):
     "The most frequent values, those that are shown and those that are kept; longer ones are cut."
     size = lambda v: len(v.encode("utf-8", "replace"))
-    found, more, used = top_values(counts, kept + 1), [], 0
+    once = c.type == "text" and counts["n"].min() == 1  # a value of its own may be a person's
+    found, more, used = top_values(counts.filter(pl.col("n") > 1) if once else counts, kept + 1), [], 0
     for v, n in found[20:kept]:
         if (used := used + size(v) + 8) > 3000 or size(v) > CUT: break
         more.append([v, n])
     left, long = found[20 + len(more):], [size(v) > CUT for v, _ in found[:20]]
     c.top = [[v.encode()[:CUT].decode("utf-8", "ignore") + "…" if cut else v, n] for (v, n), cut in zip(found, long)]
     c.more, c.other = more, int(rows - sum(n for _, n in c.top))
-    c.unlisted = max([left[0][1] if left else 0, *(n for (_, n), cut in zip(found, long) if cut)])
+    c.unlisted = max([left[0][1] if left else int(once), *(n for (_, n), cut in zip(found, long) if cut)])
 
 # %% ../../notebooks/lib/data/05_words.ipynb #value-counts
 def value_counts(

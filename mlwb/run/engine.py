@@ -10,6 +10,7 @@ import re, sys, tempfile
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 
+import zmq
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine
 from traitlets.config import Config
@@ -53,7 +54,8 @@ from fastcore.basics import patch
 def process_message(self: Client, msg, cell, cell_index):
     if mask := self._mask():
         msg = {**msg, "content": mask.any(msg["content"]), "buffers": [b"" if mask.found(b) else b for b in msg.get("buffers") or ()]}
-    return PapermillNotebookClient.process_message(self, msg, cell, cell_index)
+    try: return PapermillNotebookClient.process_message(self, msg, cell, cell_index)
+    finally: self.kc.shell_channel.socket.get(zmq.EVENTS)
 
 @patch
 def output(self: Client, outs, msg, display_id, cell_index):

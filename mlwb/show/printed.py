@@ -49,6 +49,7 @@ def profile_files(
 ):  # Profile, or Comparison of two
     "What `mlwb profile` does before it prints."
     for path in (out, save): refuse_input(path, names)
+    if not all(str(n).strip() for n in names): raise InputError("A table's name is empty. Give the path of a CSV or Parquet file, or demo:flights.")
     for option, column in (("--target", target), ("--time", time)):
         if column == "": raise UsageError(f"{option} is given an empty name. Name a column, or leave {option} out.")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

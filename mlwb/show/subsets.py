@@ -30,10 +30,17 @@ def conditions(
         values = w.get("values")
         if hasattr(values, "tolist"): values = values.tolist()
         if isinstance(values, (set, frozenset, range)): values = sorted(values, key=str)
-        if "values" not in w: out.append(dict(column=w["column"], **{k: w[k] for k in ("low", "high") if not _open(w.get(k))})); continue
+        if "values" not in w: out.append(dict(column=w["column"], **{k: _plain(w[k]) for k in ("low", "high") if not _open(w.get(k))})); continue
         values = values if isinstance(values, (list, tuple)) else [values]
-        out.append(dict(column=w["column"], values=[None if _missing(v) else v for v in values]))
+        out.append(dict(column=w["column"], values=[None if _missing(v) else _plain(v) for v in values]))
     return out
+
+def _plain(v):
+    "numpy's and Python's times and durations (in seconds), and numpy's numbers, as plain values."
+    if type(v).__name__ == "datetime64": return datetime.datetime.fromisoformat(str(v)[:26])
+    if type(v).__name__ == "timedelta64": return v.astype("timedelta64[us]").astype(int) / 1e6
+    if isinstance(v, datetime.timedelta): return v.total_seconds()
+    return v.item() if hasattr(v, "item") and not hasattr(v, "isoformat") else v
 
 def _missing(v): return v is None or type(v).__name__ in ("NAType", "NaTType") or (isinstance(v, float) and math.isnan(v))
 def _open(v): return _missing(v) or (isinstance(v, str) and not v)
@@ -112,7 +119,7 @@ def counts_in(
         f = (v.to_physical() / 1e6 if kind == "time" else v).cast(pl.Float64).drop_nulls()
         out.bins, out.below, out.above = count_sorted(np.sort(f.filter(f.is_finite()).to_numpy()), np.array(h.edges))
     if c.top and (not h or len(c.top) <= 12):
-        key = float if kind in ("number", "integer") else str
+        key = float if c.type in ("number", "integer") else str
         text = v.cast(pl.Float64 if key is float else pl.String)
         n = dict(text.filter(text.is_in([key(x) for x, _ in c.top])).value_counts(name="n").rows()) if len(v) else {}
         out.top = [[x, n.get(key(x), 0)] for x, _ in c.top]
