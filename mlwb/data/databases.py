@@ -86,12 +86,15 @@ def opened(
     try:
         with _in_words(f"The database {shown} can't be opened", "Check its host, port and name, and the user and the password's environment variable."):
             connection = engine.connect()
-            if way := _READ_ONLY.get(engine.dialect.name): connection.exec_driver_sql(way)
+            _read_only(connection)
             if url.drivername.endswith("+psycopg"): _json_as_text(connection)
         asked = f"The database {shown} could not give {what[:300]!r}" if what else f"The database {shown} could not say what it holds"
         with connection, _in_words(asked, "A query after # can cast or leave out what can't be read."):
             yield connection, what
     finally: engine.dispose()
+
+def _read_only(connection):
+    if way := _READ_ONLY.get(connection.dialect.name): connection.exec_driver_sql(way)
 
 def _json_as_text(connection):
     from psycopg.types.json import set_json_loads
@@ -206,5 +209,6 @@ def sql_state(
             try: n, total = _on_server(connection, text, ordered)
             except sa.exc.ProgrammingError:  # a server before version 11, or one that only talks like PostgreSQL
                 connection.rollback()
+                _read_only(connection)
                 n, total = _here(connection, text, ordered)
         return f"{n:,} rows {int(total or 0) % 2**128:032x} {columns}"
