@@ -51,9 +51,7 @@ def address(
         url = url.set(database=str(path))
     return url, shown, what.strip()
 
-# %% ../../notebooks/lib/data/02_databases.ipynb #opened
-_READ_ONLY = {"postgresql": "SET TRANSACTION READ ONLY", "mysql": "SET SESSION TRANSACTION READ ONLY", "mariadb": "SET SESSION TRANSACTION READ ONLY",
-              "oracle": "SET TRANSACTION READ ONLY", "sqlite": "PRAGMA query_only = ON"}
+# %% ../../notebooks/lib/data/02_databases.ipynb #words
 _KNOWN = ("postgresql", "sqlite", "mysql", "mariadb", "oracle", "mssql")
 
 @contextmanager
@@ -75,6 +73,17 @@ def _engine(url, shown):
     except ImportError as e:
         raise MissingExtra(f"The database {shown} needs the package {e.name!r}, which is not installed. Install it with: pip install {e.name}") from None
 
+# %% ../../notebooks/lib/data/02_databases.ipynb #opened
+_READ_ONLY = {"postgresql": "SET TRANSACTION READ ONLY", "mysql": "SET SESSION TRANSACTION READ ONLY", "mariadb": "SET SESSION TRANSACTION READ ONLY",
+              "oracle": "SET TRANSACTION READ ONLY", "sqlite": "PRAGMA query_only = ON"}
+
+def _read_only(connection):
+    if way := _READ_ONLY.get(connection.dialect.name): connection.exec_driver_sql(way)
+
+def _json_as_text(connection):
+    from psycopg.types.json import set_json_loads
+    set_json_loads(lambda data: bytes(data).decode(), connection.connection.driver_connection)
+
 @contextmanager
 def opened(
     source: str,               # URL#what
@@ -92,13 +101,6 @@ def opened(
         with connection, _in_words(asked, "A query after # can cast or leave out what can't be read."):
             yield connection, what
     finally: engine.dispose()
-
-def _read_only(connection):
-    if way := _READ_ONLY.get(connection.dialect.name): connection.exec_driver_sql(way)
-
-def _json_as_text(connection):
-    from psycopg.types.json import set_json_loads
-    set_json_loads(lambda data: bytes(data).decode(), connection.connection.driver_connection)  # no digit is lost by reading it
 
 # %% ../../notebooks/lib/data/02_databases.ipynb #query
 def _tables(inspector, most=50):
@@ -135,7 +137,7 @@ def query(
     text = str(sa.select(sa.literal_column("*")).select_from(sa.table(name, schema=schema)).order_by(*map(sa.column, keys)).compile(dialect=connection.dialect))
     return text.replace("%%", "%") if connection.dialect.paramstyle in ("format", "pyformat") else text
 
-# %% ../../notebooks/lib/data/02_databases.ipynb #spool
+# %% ../../notebooks/lib/data/02_databases.ipynb #read
 BATCH, WIDTH = 50_000, 1 << 24  # rows of a batch at most, and their bytes, roughly
 
 def _read(connection, text, progress=None):
@@ -160,6 +162,7 @@ def _empty(connection, description):
              1186: pl.Duration("us"), **dict.fromkeys((20, 21, 23, 26), pl.Int64()), **dict.fromkeys((700, 701, 1700), pl.Float64())}
     return [known.get(d[1], pl.String()) if connection.dialect.name == "postgresql" else pl.String() for d in description]
 
+# %% ../../notebooks/lib/data/02_databases.ipynb #spool
 def spool(
     url: str,                  # URL#what
     scratch: Path,             # a folder for Parquet parts, which the table goes on using
@@ -193,6 +196,7 @@ def _here(connection, text, ordered):
             total += int.from_bytes(blake2b(repr((n, row) if ordered else row).encode("utf-8", "surrogatepass"), digest_size=16).digest())
     return n, total
 
+# %% ../../notebooks/lib/data/02_databases.ipynb #sql-state
 def sql_state(
     project,      # its folder is what the path of a database's file is relative to
     source: str,  # URL#what
@@ -207,7 +211,7 @@ def sql_state(
         if connection.dialect.name != "postgresql": n, total = _here(connection, text, ordered)
         else:
             try: n, total = _on_server(connection, text, ordered)
-            except sa.exc.ProgrammingError:  # a server before version 11, or one that only talks like PostgreSQL
+            except sa.exc.ProgrammingError:
                 connection.rollback()
                 _read_only(connection)
                 n, total = _here(connection, text, ordered)

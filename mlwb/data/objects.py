@@ -38,16 +38,18 @@ def store(
     except MlwbError: raise
     except ImportError as e:
         need = re.search(r"(?i)install (\S+)", str(e)) if kind not in ("s3", "s3a") else None
-        package = '"mlwb[s3]"' if kind in ("s3", "s3a") else need[1].strip("\"'.") if need else e.name
+        package = '"mlwb[s3]"' if kind in ("s3", "s3a") else need[1].strip("\"'.") if need else e.name or f'"fsspec[{kind}]"'
         raise MissingExtra(f"The source {url} needs a package that is not installed ({e}). Install it with: pip install {package}") from None
     except Exception as e:  # each store has exceptions of its own
         if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT): raise  # it is this disk that is full
         raise InputError(_why(url, e)) from None
 
+_DENIED = re.compile(r"(?i)forbidden|denied|credential|unauthorized|accesskey|signature|\b40[13]\b")
+
 def _why(url, e):
-    text = " ".join(str(e).split()) or type(e).__name__
-    if isinstance(e, FileNotFoundError): text = f"there is no such object or bucket ({text})"
-    elif isinstance(e, PermissionError) or re.search(r"(?i)forbidden|denied|credential|unauthorized|accesskey|signature|\b40[13]\b", f"{type(e).__name__} {text}"):
+    text = " ".join(f"{e} {e.__cause__ or ''}".split()) or type(e).__name__
+    if isinstance(e, FileNotFoundError) and not _DENIED.search(text): text = f"there is no such object or bucket ({text})"
+    elif isinstance(e, PermissionError) or _DENIED.search(f"{type(e).__name__} {text}"):
         text = (f"access is denied ({type(e).__name__}: {text}). Give the store's usual credentials where mlwb or JupyterLab starts, for S3 for example "
                 "AWS_PROFILE, or for what is public FSSPEC_S3_ANON=true")
     else: text = f"{type(e).__name__}: {text}"
@@ -78,18 +80,20 @@ def _below(fs, path, url, said):
     visible = {n: i for n, i in every.items() if not re.search(r"(?:^|/)[_.]", n.removeprefix(path.rstrip("/")))}
     found = {n: i for n, i in visible.items() if _is_table(n)}
     if other := sorted(visible.keys() - found.keys()):
-        said.append(msg("Files that are no tables by their names were left out: {names}", names=", ".join(o.rpartition("/")[2] for o in other[:10])))
+        from mlwb.data.frames import listed, tell
+        tell(said, msg("Files that are no tables by their names were left out: {names}", names=listed(o.rpartition("/")[2] for o in other)))
     if not found:
         raise InputError(f"The source {url} names a folder, and no table is in it ({len(every):,} other files). A table's name ends in {', '.join(SUFFIXES)}, "
                          f"packed or not ({', '.join(PACKED)}).")
     return found
 
+# %% ../../notebooks/lib/data/02_objects.ipynb #objects
 def objects(
     url: str,
-    said: list | None = None,  # gets a message about what was left out
+    said: list | None = None,  # gets a message about what was left out; default: a warning
 ) -> dict[str, dict]:  # path in the store → what fsspec knows of it, sorted; at least one
     "The objects that an address names; InputError where there are none."
-    with store(url) as (fs, path): return _objects(fs, path, url, [] if said is None else said)
+    with store(url) as (fs, path): return _objects(fs, path, url, said)
 
 def _objects(fs, path, url, said):
     if url.endswith("/") and not _web(fs): return dict(sorted(_below(fs, path, url, said).items()))
@@ -119,14 +123,14 @@ def _places(fs, path, found):
 def fetch(
     url: str,                  # one object's address, one with *, or one that ends in /
     scratch: Path,             # a folder for the files
-    said: list | None = None,  # gets a message about what was left out
+    said: list | None = None,  # gets a message about what was left out; default: a warning
     progress=None,             # called with bytes so far, and bytes in all, None where the store doesn't know
 ) -> list[Path]:  # in the order of the objects' names
     "Copy the objects that an address names; a file of the list is whole."
-    from fsspec.callbacks import Callback
     done, files = 0, []
     with store(url) as (fs, path):
-        found = _objects(fs, path, url, [] if said is None else said)
+        from fsspec.callbacks import Callback
+        found = _objects(fs, path, url, said)
         sizes = [i.get("size") for i in found.values()]
         total = sum(sizes) if None not in sizes else None
         for name, size, place in zip(found, sizes, _places(fs, path, found)):
