@@ -79,9 +79,10 @@ def test_a_demo_is_the_files_of_its_package(project, tmp_path, monkeypatch):
 def test_what_is_not_there_and_what_can_not_be_read(project):
     (project.root / "data.csv").unlink()
     assert state(project, "source") == "data.csv none, acquisition.yaml none"
-    for source in ("s3://bucket/x.parquet", "postgresql://host/db", "https://host/x.csv"):
+    for source, words in (("https://127.0.0.1:1/x.csv", "can't be read"), ("postgresql://127.0.0.1:1/db#t", "can't be opened"),
+                          ("postgresq://h/db#t", "Did you mean"), ("memory://none/x.csv", "no such object"), ("sqlite:///none.db#t", "no database")):
         publish(project.root / "settings.ini", INI.format(source))
-        with pytest.raises(InputError, match="Known kinds: .*path"): state(Project(project.root), "source")
+        with pytest.raises(InputError, match=words): state(Project(project.root), "source")
 
 
 def test_files_and_folders_are_their_content(project):
