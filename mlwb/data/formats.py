@@ -34,6 +34,7 @@ def fits(
 # %% ../../notebooks/lib/data/10_formats.ipynb #pattern
 LEAST = 20  # different values, below which nothing is concluded from their look
 _CLASSES = ((r"[A-Z]", "A"), (r"[a-z]", "a"), (r"[0-9]", "9"))
+_SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")
 _AS = {"A": "[A-Z]", "a": "[a-z]", "9": "[0-9]"}
 
 def _shape(s):
@@ -42,7 +43,7 @@ def _shape(s):
 
 def _regex(shape, lengths):
     parts = re.findall(r"A+|a+|9+|[^Aa9]", shape)
-    return "".join(_AS[p[0]] + (f"{{{len(p)}}}" if lengths and len(p) > 1 else "" if lengths else "+") if p[0] in _AS else re.escape(p) for p in parts)
+    return "".join(_AS[p[0]] + (f"{{{len(p)}}}" if lengths and len(p) > 1 else "" if lengths else "+") if p[0] in _AS else _SPECIAL.sub(r"\\\g<0>", p) for p in parts)
 
 def pattern_of(
     values: pl.Series,  # different texts

@@ -55,9 +55,9 @@ class Parts:
         return int(np.sign(r)) if abs(r) > .95 else 0
 
 # %% ../../notebooks/lib/data/10_inference.ipynb #ranges
-def _widened(low, high):
+def _widened(low, high, signed=True):
     wide = low - (high - low), high + (high - low)
-    return (0 if low >= 0 else wide[0], 0 if high <= 0 else wide[1])
+    return wide if not signed else (0 if low >= 0 else wide[0], 0 if high <= 0 else wide[1])
 
 def _nice(x, up, whole):
     "A limit with three digits that mean something, rounded away from the values."
@@ -72,14 +72,15 @@ def range_of(
     parts: Parts,
     whole: bool,
     tolerate: float,  # share of rows that may be outside
+    signed: bool = True,  # the sign means something
 ) -> tuple:  # lower and upper limit; None for none
     "The range that later values are expected in."
     low, high = v.min(), v.max()
     if low is None or low == high: return None, None
-    low, high = _widened(low, high) if whole else _widened(float(low), float(high))
+    low, high = _widened(low, high, signed) if whole else _widened(float(low), float(high), signed)
     trend, halves = parts.trend(v), parts.of(v, 2)
     if halves and halves[0].drop_nulls().n_unique() > 1:
-        a, b = _widened(halves[0].min(), halves[0].max())
+        a, b = _widened(halves[0].min(), halves[0].max(), signed)
         rows = tolerate * len(halves[1])
         if int((halves[1] < a).sum()) > rows: low = None
         if int((halves[1] > b).sum()) > rows: high = None
@@ -178,7 +179,7 @@ def _infer_number(c, s, v, distinct, parts, tolerate):
 
 def _infer_time(c, v, parts, tolerate):
     us = v.dt.timestamp("us")
-    low, high = range_of(us, parts, True, tolerate)
+    low, high = range_of(us, parts, True, tolerate, signed=False)
     day, first, last = 86_400_000_000, -62_135_596_800_000_000, 253_402_300_799_000_000  # years 1 to 9999
     told = lambda x: str(np.datetime64(x // day * day, "us").astype("datetime64[s]"))
     if low is not None and low > first: c.min = told(low)

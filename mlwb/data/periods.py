@@ -45,7 +45,7 @@ def usual(
         n = counts["n"].to_numpy()
         if np.median(n) < LEAST_ROWS or (n == 0).mean() > EMPTY: continue
         low, high = int(n[n > 0].min()), int(n.max())
-        return dict(period=period, min_per_period=max(1, math.floor(low / 2 - 4 * math.sqrt(low / 2))), max_per_period=math.ceil(2 * high + 4 * math.sqrt(2 * high)),
+        return dict(period=period, min_per_period=max(1, low // 2), max_per_period=2 * high,
                     gaps=round(float(min(1, 2 * (n == 0).mean())), 4))
     return {}
 
