@@ -294,6 +294,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'mlwb/data/dependencies.py'),
                                         'mlwb.data.dependencies._groups': ( 'lib/data/dependencies.html#_groups',
                                                                             'mlwb/data/dependencies.py'),
+                                        'mlwb.data.dependencies._recurring': ( 'lib/data/dependencies.html#_recurring',
+                                                                               'mlwb/data/dependencies.py'),
                                         'mlwb.data.dependencies._reduced': ( 'lib/data/dependencies.html#_reduced',
                                                                              'mlwb/data/dependencies.py'),
                                         'mlwb.data.dependencies.chance': ('lib/data/dependencies.html#chance', 'mlwb/data/dependencies.py'),

@@ -49,25 +49,34 @@ def chance(
 ) -> float:  # log of the probability
     "How probable it is that every group of a agrees in b, were b dealt by chance."
     sizes = np.bincount(np.bincount(a, minlength=ka))
-    p = np.bincount(b, minlength=kb) / len(b)
+    p = np.bincount(b, minlength=kb) / max(1, len(b))
     k = np.flatnonzero(sizes)
     k = k[k > 1]
     with np.errstate(under="ignore"): logs = [np.log(max(1e-300, float((p**i).sum()))) for i in k]
     return float(np.dot(sizes[k], logs)) if len(k) else 0.0
 
+def _recurring(s, codes, k, order):
+    "Rows whose value is there in both halves."
+    if order is None or looked_at(s)[0] == "time": return slice(None)
+    first = np.zeros(len(codes), bool)
+    first[np.asarray(order)[:len(codes) // 2]] = True
+    return ((np.bincount(codes[first], minlength=k) > 0) & (np.bincount(codes[~first], minlength=k) > 0))[codes]
+
 def find_dependencies(
     df: pl.DataFrame,
+    order=None,          # row numbers in the order of time, if there is one
     sample: int = 5000,  # rows on which a pair is refuted before all are looked at
 ) -> dict[str, list[str]]:  # column → columns that it determines, without those that follow from others
     "Every pair of category-like columns of which the first determines the second, in all rows."
-    found, out = _candidates(df), {}
+    found, out, proves = _candidates(df), {}, {}
     rows = np.random.default_rng(0).permutation(df.height)[:sample]
     small = {c: codes[rows] for c, (codes, _) in found.items()}
     seen = {c: len(np.unique(v)) for c, v in small.items()}
     for a, b in itertools.permutations(found, 2):
         (ca, ka), (cb, kb) = found[a], found[b]
         if kb > ka or _groups(small[a], ka, small[b], kb) > seen[a] or _groups(ca, ka, cb, kb) > ka: continue
-        if chance(ca, ka, cb, kb) < SURE: out.setdefault(a, []).append(b)
+        if a not in proves: proves[a] = _recurring(df[a], ca, ka, order)
+        if chance(ca[proves[a]], ka, cb[proves[a]], kb) < SURE: out.setdefault(a, []).append(b)
     return _reduced(out, list(df.columns))
 
 def _reduced(found, order):

@@ -26,7 +26,7 @@ class ColumnSchema(Result):
     required: bool = True                    # has to be in the table
     not_in: list[str] = field(default_factory=list)  # environments whose tables need not have it, e.g. [serving]
     unique: bool = False                     # has another value in each row
-    constant: bool = False                   # has one value in all rows
+    constant: bool = False                   # may have one value in all rows
     domain: list = field(default_factory=list)  # allowed values, as text or whole numbers; empty: any
     open: bool = False                       # other values than the domain's are fine, and told
     min: float | int | str | None = None     # number, or ISO time

@@ -31,7 +31,7 @@ def tolerated(
     n: int,  # rows that the schema is inferred from
 ) -> float:
     "The share of rows that may break an inferred expectation."
-    return float(f"{min(.001, 3 / max(1, n)):.3g}")
+    return float(f"{min(.001, 7 / max(1, n)):.3g}")
 
 # %% ../../notebooks/lib/data/10_inference.ipynb #parts
 class Parts:
@@ -140,13 +140,13 @@ def _infer_column(s, parts, tolerate):
     if not len(full): c.type, c.missing, c.nullable = "any", 1.0, True; return c, None
     counts = value_counts(full) if kind == "category" else None
     distinct = counts.height if counts is not None else full.n_unique()
-    c.constant = distinct == 1 and n > 1
+    c.constant = n > 1 and (distinct == 1 or any(q.drop_nulls().n_unique() == 1 for q in parts.of(v, 4)))
     c.unique = distinct == n and not missing and is_key(s)
     if kind == "category": _infer_words(c, counts, v, parts, tolerate)
     if kind in ("number", "integer"): _infer_number(c, s, v, distinct, parts, tolerate)
     if kind == "time": _infer_time(c, v, parts, tolerate)
     shape = None if c.unique or kind == "time" or kind in ("number", "integer") and parts.trend(v) else shape_of(s)
-    if shape is not None and not c.constant: c.max_distance = usual_distance(s, shape, parts)
+    if shape is not None and distinct > 1: c.max_distance = usual_distance(s, shape, parts)
     return c, shape
 
 def _infer_words(c, counts, v, parts, tolerate):
@@ -175,6 +175,7 @@ def _infer_number(c, s, v, distinct, parts, tolerate):
         counts = (full.cast(pl.Int64) if full.dtype.is_float() else full).value_counts(name="n")
         if _codes(counts) and closed(counts, parts.of(v, 2), tolerate): c.domain = sorted(counts["value"].to_list()); return
     low, high = range_of(v, parts, v.dtype.is_integer(), tolerate)
+    if c.unique: low, high = (0 if low is not None and low >= 0 else None), None  # ids go on
     c.min, c.max = (x if x is None else _nice(x, up, whole) for x, up in ((low, False), (high, True)))
 
 def _infer_time(c, v, parts, tolerate):
@@ -205,20 +206,20 @@ def infer(
         c, shape = _infer_column(s, parts, schema.tolerate)
         schema.columns.append(c)
         if shape is not None: schema.shapes.columns.append(shape)
-    if n: _infer_table(df, schema)
+    if n: _infer_table(df, schema, parts)
     late = [c for c in df.columns if c == target or (note is not None and c in note.unknown_at_prediction)]
     if late: schema.environments = ["training", "serving"]
     for c in schema.columns: c.not_in = ["serving"] if c.name in late else []
     return schema
 
 # %% ../../notebooks/lib/data/10_inference.ipynb #infer-table
-def _infer_table(df, schema):
+def _infer_table(df, schema, parts):
     n = df.height
     schema.min_rows, schema.max_rows = n // 10, 10 * n
     again = duplicate_rows(df)
     if again is not None: schema.duplicates = float(f"{2 * wilson(again, n, 3)[1]:.2g}") if again else 0.0
     schema.keys = find_keys(df, [c.name for c in schema.columns if c.unique])
-    schema.dependencies = find_dependencies(df)
+    schema.dependencies = find_dependencies(df, order=parts.order)
     if not schema.time: return
     s = df[schema.time]
     schema.ordered = n > 20 and not s.null_count() and s.is_sorted() and s.n_unique() > 1
