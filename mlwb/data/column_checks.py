@@ -79,6 +79,7 @@ def _limits(v, c):
     "The column's limits in its own values."
     for x, outside, say in ((c.min, v.__lt__, "below"), (c.max, v.__gt__, "above")):
         if x is None: continue
+        if isinstance(x, int) and abs(x) >= 2**63: x = float(x)  # beyond what a column of whole numbers is compared with
         if v.dtype.is_temporal(): x = pl.Series([str(x)]).str.to_datetime(strict=False, time_unit="us")[0]
         if x is not None and not (v.dtype.is_numeric() and isinstance(x, str)): yield outside(x), x, say
 

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from .columns import looked_at
+from .relations import word_codes
 
 # %% ../../notebooks/lib/data/10_dependencies.ipynb #codes
 MOST_VALUES, MOST_COLUMNS, REPEATED = 10_000, 40, 5
@@ -21,9 +22,10 @@ def codes_of(
     s: pl.Series,
 ) -> tuple[np.ndarray, int]:  # a number for each row (missing is a value of its own), how many there are
     "A column's values as whole numbers from 0."
-    codes = looked_at(s)[1].rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
-    if len(codes) and codes.min() > 0: codes = codes - 1
-    return codes, int(codes.max()) + 1 if len(codes) else 0
+    kind, v = looked_at(s)
+    if kind == "category": codes, k = word_codes(v)[0], v.drop_nulls().n_unique()
+    else: codes, k = v.rank("dense").fill_null(0).cast(pl.Int64).to_numpy() - 1, v.drop_nulls().n_unique()
+    return (np.where(codes < 0, k, codes), k + 1) if v.null_count() else (codes, k)
 
 def _candidates(df):
     out = {}

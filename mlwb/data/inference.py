@@ -84,6 +84,7 @@ def range_of(
         rows = tolerate * len(halves[1])
         if int((halves[1] < a).sum()) > rows: low = None
         if int((halves[1] > b).sum()) > rows: high = None
+    low, high = (x if x is not None and math.isfinite(x) else None for x in (low, high))
     if trend > 0: high = None
     if trend < 0: low = None
     return low, high

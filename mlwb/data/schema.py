@@ -89,17 +89,16 @@ def _of_target(df, target, time, task, note):
 # %% ../../notebooks/lib/data/11_schema.ipynb #against
 def _against(df, schema, environment, tables):
     "What is found against a schema, and figures to keep."
-    found, columns = check_names(df, schema, environment), [c for c in schema.columns if c.name in df.columns]
+    there, shapes = set(df.columns), {x.name: x for x in schema.shapes.columns} if schema.shapes is not None else {}
+    found, columns = check_names(df, schema, environment), [c for c in schema.columns if c.name in there]
     tolerate = lambda c: c.tolerate if c.tolerate is not None else schema.tolerate
-    for c in columns:
-        shape = schema.shapes.get(c.name) if schema.shapes is not None else None
-        found += check_column(df[c.name], c, schema.tolerate, shape)
+    for c in columns: found += check_column(df[c.name], c, schema.tolerate, shapes.get(c.name))
     found += check_rows(df, schema) + check_time(df, schema)
     found += [a for key in schema.keys if (a := check_key(df, key))]
     found += [a for left, rights in schema.dependencies.items() for b in rights if (a := check_dependency(df, left, b, tolerate(schema[b])))]
     found += [a for c, other in schema.references.items() if (a := check_reference(df, c, other, tables))]
     broken = {a.column for a in found if a.kind in ("type", "empty", "constant")}
-    moved, distances = check_distributions(df, [c for c in columns if c.name not in broken], schema.shapes)
+    moved, distances = check_distributions(df, [c for c in columns if c.name not in broken], shapes)
     return found + [a for a in moved if not _explained(a, found, df)], distances
 
 def _explained(moved, found, df):

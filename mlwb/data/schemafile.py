@@ -6,7 +6,7 @@
 __all__ = ['FILE', 'FORMAT', 'to_yaml', 'from_yaml', 'profile_path', 'head_of', 'save_schema', 'load_schema']
 
 # %% ../../notebooks/lib/data/10_schemafile.ipynb #schemafile-imports
-import datetime
+import datetime, re
 from pathlib import Path
 
 from ..core.errors import InputError, unknown
@@ -51,7 +51,8 @@ def to_yaml(
 # %% ../../notebooks/lib/data/10_schemafile.ipynb #parse
 def _parsed(text, where):
     import yaml
-    try: d = yaml.safe_load(text)
+    fast = re.search(r"\\u[dD][89a-fA-F]", text) is None  # libyaml refuses half of a surrogate pair
+    try: d = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader) if fast else yaml.SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as e: raise InputError(f"{where} is not YAML: {' '.join(str(e).split())[:300]}.") from e
     if not isinstance(d, dict) or not isinstance(d.get("columns"), dict):
         raise InputError(f"{where} has no `columns:` with one entry a column. Write one: mlwb schema infer DATA -o FILE")

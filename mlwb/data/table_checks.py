@@ -11,8 +11,9 @@ import numpy as np
 import polars as pl
 
 from ..core.errors import InputError, unknown
-from ..core.messages import msg
 from ..core.intervals import wilson
+from ..core.messages import msg
+from ..core.results import plain
 from .anomalies import Anomaly, absent, row_anomaly, said_value
 from .columns import looked_at
 from .dependencies import codes_of
@@ -34,10 +35,10 @@ def expected_in(
 
 def check_names(df, schema: Schema, environment: str = "") -> list[Anomaly]:
     "Columns that are missing, or new."
-    known, out = {c.name for c in schema.columns}, []
+    known, there, out = {c.name for c in schema.columns}, set(df.columns), []
     free = [c for c in df.columns if c not in known]
     for c in expected_in(schema, environment):
-        if c.required and c.name not in df.columns: out.append(Anomaly(c.name, "missing-column", df.height, c.severity or "error", absent(c.name, free), 1.0))
+        if c.required and c.name not in there: out.append(Anomaly(c.name, "missing-column", df.height, c.severity or "error", absent(c.name, free), 1.0))
     return out + [Anomaly(n, "new-column", df.height, "warning", msg("is new: the schema does not know it"), 1.0) for n in free]
 
 # %% ../../notebooks/lib/data/11_table_checks.ipynb #rows
@@ -122,21 +123,23 @@ def check_reference(
 # %% ../../notebooks/lib/data/11_table_checks.ipynb #distribution
 ALPHA = .001
 
-def check_distributions(df, columns, shapes) -> tuple[list[Anomaly], dict]:  # anomalies; column → distance
+def check_distributions(
+    df,
+    columns: list,  # of ColumnSchema, all in the table
+    shapes: dict,   # name → Shape
+) -> tuple[list[Anomaly], dict]:  # anomalies; column → distance
     "Columns whose distribution has moved from the saved profile."
     from mlwb.monitor.columns import METHODS
     from mlwb.monitor.distance import holm
     found = {}
     for c in columns:
-        shape = shapes.get(c.name) if shapes is not None and c.name in df.columns else None
-        if shape is not None and (d := distance(shape, df[c.name])): found[c.name] = d
+        if c.name in shapes and (d := distance(shapes[c.name], df[c.name])): found[c.name] = d
     adjusted = dict(zip(found, holm([p for *_, p in found.values()]))) if found else {}
     out = []
     for c in columns:
         if c.name not in found or c.max_distance is None: continue
         effect, method, _ = found[c.name]
         if effect <= c.max_distance or adjusted[c.name] >= ALPHA: continue
-        from mlwb.core.results import plain
         out.append(Anomaly(c.name, "distribution", df.height, c.severity or "warning", msg("is distributed differently: {method} {effect:.3f}, up to {limit} may be (adjusted p {p:.2g})",
                            method=plain(METHODS[method]), effect=effect, limit=c.max_distance, p=float(adjusted[c.name])), 1.0))
     return out, {n: round(e, 6) for n, (e, *_) in found.items()}
