@@ -60,13 +60,13 @@ PLANTED = [  # data, what is planted, how, the column that it has to be found in
     ("bike", "a sensor's column", put(sensor=pl.col("hum")), "sensor", "new-column"),
     ("bike", "counts as text", text("casual", "n/a"), "casual", "type"),
     ("bike", "every day a working day", put(workingday=pl.lit(1)), "workingday", "constant"),
-    ("bike", "a third of the subscribers", put(registered=pl.col("registered") // 5), "registered", "distribution"),
+    ("bike", "a tenth of the subscribers", put(registered=pl.col("registered") // 10), "registered", "distribution"),
     ("bike", "two seasons in a day", some("season", pl.col("season") % 4 + 1, 40), "season", "dependency"),
     ("bike", "times repeated", some("ts", pl.col("ts").shift(1), 100), "ts", "unique"),
     ("bike", "rows out of order", lambda df: df.sample(fraction=1, shuffle=True, seed=0), "ts", "order"),
     ("bike", "two weeks lost", keep(~IN_JUNE), "ts", "gap"),
     ("bike", "two weeks thinned", keep(~IN_JUNE | (pl.col("hr") == 12)), "ts", "period-rows"),
-    ("bike", "times from the epoch", some("ts", day(1970, 1, 1), 2000, 1999), "ts", "range"),
+    ("bike", "times from the epoch", some("ts", day(1970, 1, 1), 500, 499), "ts", "range"),
     ("hotel", "negative rates", some("adr", -pl.col("adr") - 1, 100), "adr", "range"),
     ("hotel", "rates in another currency", put(adr=pl.col("adr") * 3), "adr", "distribution"),
     ("hotel", "a meal nobody serves", some("meal", pl.lit("XX"), 300), "meal", "domain"),
@@ -116,7 +116,7 @@ def test_what_is_planted_is_found_as_what_it_is(periods, name, what, plant, colu
     anomalies = [a for a in found(schema, plant(df)).anomalies if a.severity != "info"]
     assert (column, kind) in {(a.column, a.kind) for a in anomalies}, [(a.column, a.kind, str(a.message)) for a in anomalies]
     a = next(a for a in anomalies if (a.column, a.kind) == (column, kind))
-    assert a.rows > 0 and 0 < a.share <= 1 and len(str(a.message)) > 10
+    assert (a.rows > 0 or kind == "gap") and 0 < a.share <= 1 and len(str(a.message)) > 10
 
 
 def test_there_are_enough_of_them():

@@ -15,6 +15,7 @@ from ..core.intervals import wilson
 from ..core.messages import msg
 from ..core.results import plain
 from .anomalies import Anomaly, absent, row_anomaly, said_value
+from .column_checks import _limits
 from .columns import looked_at
 from .dependencies import codes_of
 from .expectations import Schema
@@ -69,6 +70,13 @@ def check_key(df, key: list[str]) -> Anomaly | None:
     return row_anomaly(s, "key", again, "error", msg("have values together that an earlier row has"), columns=list(key)) if again.any() else None
 
 # %% ../../notebooks/lib/data/11_table_checks.ipynb #time
+def _within(s, c):
+    "Times that may be: one from 1970 would make a gap of decades."
+    v = looked_at(s)[1]
+    keep = pl.repeat(True, len(v), eager=True)
+    for bad, *_ in _limits(v, c): keep &= ~bad.fill_null(False)
+    return v.filter(keep)
+
 def check_time(df, schema: Schema) -> list[Anomaly]:
     "Rows out of order, and periods with another number of rows than usual."
     if not schema.time or schema.time not in df.columns: return []
@@ -78,7 +86,7 @@ def check_time(df, schema: Schema) -> list[Anomaly]:
         back = (v < v.shift(1)).fill_null(False)
         if back.any(): out.append(row_anomaly(s, "order", back, "warning", msg("stands before the row above; rows were in the order of time")))
     if not schema.period or looked_at(s)[0] != "time": return out
-    few, many, none, share = odd_periods(s, schema)
+    few, many, none, share = odd_periods(_within(s, schema[schema.time]), schema)
     named = lambda rows: ", ".join(p for p, _ in rows[:3]) + (", …" if len(rows) > 3 else "")
     finding = lambda kind, rows, text: Anomaly(schema.time, kind, sum(n for _, n in rows), "warning", text, len(rows) / max(1, df.height), [[None, r] for r in rows[:5]])
     usual = dict(period=schema.period, low=schema.min_per_period or 0, high=schema.max_per_period or 0)
