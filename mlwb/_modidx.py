@@ -554,6 +554,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlwb.data.schema._mark': ('lib/data/schema.html#_mark', 'mlwb/data/schema.py'),
                                   'mlwb.data.schema._odd': ('lib/data/schema.html#_odd', 'mlwb/data/schema.py'),
                                   'mlwb.data.schema._of_goal': ('lib/data/schema.html#_of_goal', 'mlwb/data/schema.py'),
+                                  'mlwb.data.schema._of_itself': ('lib/data/schema.html#_of_itself', 'mlwb/data/schema.py'),
                                   'mlwb.data.schema._of_rows': ('lib/data/schema.html#_of_rows', 'mlwb/data/schema.py'),
                                   'mlwb.data.schema._of_target': ('lib/data/schema.html#_of_target', 'mlwb/data/schema.py'),
                                   'mlwb.data.schema._of_time': ('lib/data/schema.html#_of_time', 'mlwb/data/schema.py'),

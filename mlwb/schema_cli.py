@@ -65,7 +65,8 @@ def infer(
     from mlwb.data.schemafile import profile_path, save_schema, to_yaml
     df, _, target, time, note = _table(data, target, time)
     schema = infer(df, target, time, note)
-    if out: save_schema(schema, out, None if out.is_file() else f"# Inferred from {data or 'the table of the project'}. Review it: what is not written here is not checked.")
+    head = f"# Inferred from {data or 'the table of the project'}. Review it: what is not written here is not checked."
+    if out: save_schema(schema, out, None if out.is_file() else head)
     if as_json: _print({"rows": schema.rows, "columns": len(schema.columns), "schema": to_yaml(schema), "file": str(out) if out else None})
     elif out: print(f"schema: {out}\nprofile: {profile_path(out)}")
     else: print(to_yaml(schema), end="")

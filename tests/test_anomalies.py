@@ -13,7 +13,8 @@ from mlwb.data.schema import infer, validate
 from mlwb.data.sqlchecks import parse_check
 
 FACTS = {"adult": ("class", ""), "bike": ("cnt", "ts"), "hotel": ("is_canceled", "arrival_date")}
-STAY = parse_check("-- lead time is not the days between booking and arrival\nSELECT _row, lead_time FROM data WHERE lead_time <> date_diff('day', booking_date, arrival_date)", "lead.sql")
+STAY = parse_check("""-- lead time is not the days between booking and arrival
+SELECT _row, lead_time FROM data WHERE lead_time <> date_diff('day', booking_date, arrival_date)""", "lead.sql")
 N = pl.int_range(pl.len())
 
 
@@ -80,8 +81,7 @@ PLANTED = [  # data, what is planted, how, the column that it has to be found in
     ("hotel", "lead times as text", text("lead_time", "7 days"), "lead_time", "type"),
     ("hotel", "bookings from the epoch", some("booking_date", day(1970, 1, 1), 200), "booking_date", "range"),
     ("hotel", "eleven days lost", keep(~IN_MAY), "arrival_date", "gap"),
-    ("hotel", "a day loaded three times over", lambda df: pl.concat([df, *[df.filter(pl.col("arrival_date") == day(2017, 5, 5)).with_columns(booking_id=-N - 1 - 10**6 * i) for i in range(9)]]),
-     "arrival_date", "period-rows"),
+    ("hotel", "a day loaded ten times over", lambda df: pl.concat([df, *[df.filter(pl.col("arrival_date") == day(2017, 5, 5))] * 9]), "arrival_date", "period-rows"),
     ("hotel", "unknown customers", some("customer_type", pl.lit("Transient "), 100), "customer_type", "reference"),
     ("hotel", "lead times that are off", some("lead_time", pl.col("lead_time") + 1, 500), "", "check"),
 ]

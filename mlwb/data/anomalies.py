@@ -17,9 +17,10 @@ from ..core.messages import Message, msg
 from ..core.results import Result, plain
 
 # %% ../../notebooks/lib/data/11_anomalies.ipynb #anomaly
-KINDS = ("missing-column", "new-column", "type", "empty", "missing", "domain", "range", "length", "format", "infinite", "constant", "unique", "distribution",  # of columns
-         "key", "duplicates", "order", "rows", "gap", "period-rows", "dependency", "reference", "check",  # of tables
-         "name", "odd-time", "same-column", "missing-time", "target", "unlabelled", "few-rows", "rare-class", "missing-with-label", "no-rows", "changed")  # without a schema
+KINDS = ("missing-column", "new-column", "type", "empty", "missing", "domain", "range", "length", "format", "infinite", "constant", "unique",
+         "distribution", "key", "duplicates", "order", "rows", "gap", "period-rows", "dependency", "reference", "check",
+         # found without a schema
+         "name", "odd-time", "same-column", "missing-time", "target", "unlabelled", "few-rows", "rare-class", "missing-with-label", "no-rows", "changed")
 
 @dataclass
 class Anomaly(Result):
@@ -81,7 +82,8 @@ def row_anomaly(
     if not len(at): return None
     examples = [[int(i), said_value(s[int(i)])] for i in at[:5]]
     share = len(at) / max(1, len(s))
-    return Anomaly(s.name, kind, len(at), "info" if share <= tolerate else severity, msg("{what}: {rows}", what=plain(what), rows=plain(rows_said(at))), share, examples, at=at, **more)
+    said = msg("{what}: {rows}", what=plain(what), rows=plain(rows_said(at)))
+    return Anomaly(s.name, kind, len(at), "info" if share <= tolerate else severity, said, share, examples, at=at, **more)
 
 # %% ../../notebooks/lib/data/11_anomalies.ipynb #nearest
 def absent(

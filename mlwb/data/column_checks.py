@@ -35,10 +35,12 @@ def check_type(
     severity, told = c.severity or "error", dict(found=plain(_WORDS[kind]), expected=plain(_WORDS[c.type]))
     if GROUPS[kind] == GROUPS[c.type]:
         if c.type != "integer" or not v.dtype.is_float(): return None
-        return row_anomaly(s, "type", v.is_finite() & (v != v.floor()), severity, msg("has numbers with a fraction where whole numbers are expected"), c.tolerate or 0)
+        what = msg("has numbers with a fraction where whole numbers are expected")
+        return row_anomaly(s, "type", v.is_finite() & (v != v.floor()), severity, what, c.tolerate or 0)
     what = msg("is {found}, expected is {expected}", **told)
     read = _read_as(v, c.type) if kind == "category" else None
-    if read is None or not (read.is_null() & v.is_not_null()).any(): return Anomaly(s.name, "type", len(s), severity, what, 1.0, [[0, said_value(s[0])]])
+    if read is None or not (read.is_null() & v.is_not_null()).any():
+        return Anomaly(s.name, "type", len(s), severity, what, 1.0, [[0, said_value(s[0])]])
     what = msg("is {found}, expected is {expected}; some values can't be read as that", **told)
     return row_anomaly(s, "type", read.is_null() & v.is_not_null(), severity, what)
 
@@ -62,7 +64,8 @@ def check_missing(
         what = msg("has {n:,} missing values; none may be missing", n=missing)
         return row_anomaly(s, "missing", s.is_null(), c.severity or "error", what, tolerate)
     if missing / n <= c.missing or wilson(missing, n, 3)[0] <= c.missing: return None
-    return row_anomaly(s, "missing", s.is_null(), c.severity or "warning", msg("has {share:.1%} missing values; up to {limit:.1%} may be", share=missing / n, limit=c.missing))
+    what = msg("has {share:.1%} missing values; up to {limit:.1%} may be", share=missing / n, limit=c.missing)
+    return row_anomaly(s, "missing", s.is_null(), c.severity or "warning", what)
 
 # %% ../../notebooks/lib/data/11_column_checks.ipynb #domain
 RARE = .05  # up to this share of rows, values new to an open domain are suspected cells
@@ -101,7 +104,8 @@ def check_words(s: pl.Series, v: pl.Series, c: ColumnSchema, tolerate: float):
     severity = c.severity or "warning"
     if c.format or c.pattern:
         bad = ~fits(v, c.format, c.pattern)
-        what = msg("has values that are no {format}", format=c.format) if c.format else msg("has values that don't fit the pattern {pattern}", pattern=c.pattern[:80])
+        what = msg("has values that are no {format}", format=c.format)
+        if not c.format: what = msg("has values that don't fit the pattern {pattern}", pattern=c.pattern[:80])
         if bad.any(): yield row_anomaly(s, "format", bad, severity, what, tolerate)
     if c.min_length is None and c.max_length is None: return
     size = v.str.len_chars().cast(pl.Int64)
@@ -115,14 +119,16 @@ def check_words(s: pl.Series, v: pl.Series, c: ColumnSchema, tolerate: float):
 def check_unique(s: pl.Series, v: pl.Series, c: ColumnSchema) -> Anomaly | None:
     "Values that are there more than once."
     again = ~v.is_first_distinct() & v.is_not_null()
-    return row_anomaly(s, "unique", again, c.severity or "error", msg("has values that are there more than once"), c.tolerate or 0) if again.any() else None
+    what = msg("has values that are there more than once")
+    return row_anomaly(s, "unique", again, c.severity or "error", what, c.tolerate or 0) if again.any() else None
 
 def check_constant(s: pl.Series, v: pl.Series, c: ColumnSchema, shape: Shape | None) -> Anomaly | None:
     "One value in all rows, where there were several."
     full = v.drop_nulls()
     if len(full) < 20 or full[0] != full[-1] or full.n_unique() > 1: return None
     if c.unique or shape is not None and len(full) * math.log(max(1e-300, shape.top())) > math.log(.001): return None
-    return Anomaly(s.name, "constant", len(full), c.severity or "warning", msg("has the same value in every row that has one"), len(full) / len(s), [[0, said_value(full[0])]])
+    what = msg("has the same value in every row that has one")
+    return Anomaly(s.name, "constant", len(full), c.severity or "warning", what, len(full) / len(s), [[0, said_value(full[0])]])
 
 # %% ../../notebooks/lib/data/11_column_checks.ipynb #check-column
 def check_column(

@@ -57,6 +57,7 @@ def chance(
     with np.errstate(under="ignore"): logs = [np.log(max(1e-300, float((p**i).sum()))) for i in k]
     return float(np.dot(sizes[k], logs)) if len(k) else 0.0
 
+# %% ../../notebooks/lib/data/10_dependencies.ipynb #find
 def _recurring(s, codes, k, order):
     "Rows whose value is there in both halves."
     if order is None or looked_at(s)[0] == "time": return slice(None)

@@ -43,7 +43,8 @@ def _shape(s):
 
 def _regex(shape, lengths):
     parts = re.findall(r"A+|a+|9+|[^Aa9]", shape)
-    return "".join(_AS[p[0]] + (f"{{{len(p)}}}" if lengths and len(p) > 1 else "" if lengths else "+") if p[0] in _AS else _SPECIAL.sub(r"\\\g<0>", p) for p in parts)
+    often = lambda p: f"{{{len(p)}}}" if lengths and len(p) > 1 else "" if lengths else "+"
+    return "".join(_AS[p[0]] + often(p) if p[0] in _AS else _SPECIAL.sub(r"\\\g<0>", p) for p in parts)
 
 def pattern_of(
     values: pl.Series,  # different texts

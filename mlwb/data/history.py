@@ -26,7 +26,8 @@ def schema_for(
 ) -> tuple[Schema, str, Message]:  # the schema, its file ("" where it is inferred), a sentence about it
     "The schema that a project keeps, or else the one that its table suggests."
     if (Path(root) / FILE).is_file(): return load_schema(Path(root) / FILE), FILE, msg("Held against {file}.", file=FILE)
-    return infer(df, target, time, note), "", msg("There is no {file}: the schema is inferred from this table. Keep it: {command}", file=FILE, command=f"mlwb schema infer -o {FILE}")
+    said = msg("There is no {file}: the schema is inferred from this table. Keep it: {command}", file=FILE, command=f"mlwb schema infer -o {FILE}")
+    return infer(df, target, time, note), "", said
 
 # %% ../../notebooks/lib/data/11_history.ipynb #history
 @dataclass
@@ -43,6 +44,7 @@ class Checked(Result):
     found: list = field(default_factory=list)      # [[column, kind, rows, severity], …]
     figures: dict[str, dict] = field(default_factory=dict)  # column → {"missing": share, "distance": …}
 
+# %% ../../notebooks/lib/data/11_history.ipynb #history-fn
 def history(
     project,         # mlwb.core.workspace.Project
     most: int = 50,  # versions, the latest ones
@@ -62,8 +64,10 @@ def _checked(run):
     try: v, ref = load_artifact(run, "validation"), load_artifact(run, "table")
     except (MlwbError, TypeError, ValueError): return None  # a run that was cleared in part, or written by another version
     counts = {s: v.count(s) for s in ("error", "warning", "info")}
-    return Checked(run.name, run.head().get("at", ""), ref.name, ref.version, v.rows, v.valid, counts, v.source, [[a.column, a.kind, a.rows, a.severity] for a in v.anomalies], v.figures)
+    found = [[a.column, a.kind, a.rows, a.severity] for a in v.anomalies]
+    return Checked(run.name, run.head().get("at", ""), ref.name, ref.version, v.rows, v.valid, counts, v.source, found, v.figures)
 
+# %% ../../notebooks/lib/data/11_history.ipynb #trend
 def trend(
     checked: list[Checked],
     column: str,

@@ -12,32 +12,36 @@ from .expectations import ColumnSchema, Schema
 from .formats import FORMATS
 
 # %% ../../notebooks/lib/data/11_pandera.ipynb #column
-_DTYPES = {"number": "float", "integer": "int", "boolean": "bool", "time": "datetime64[ns]", "category": "str", "text": "str", "image": "str"}
-
 def _python(pattern): return re.sub(r"\\z", r"\\Z", pattern)
 
 def _checks(c):
     if c.domain and not c.open: yield f"pa.Check.isin({c.domain!r})"
+    written = lambda x: f"pd.Timestamp({x!r})" if isinstance(x, str) else repr(x)
     for limit, name in ((c.min, "ge"), (c.max, "le")):
-        if limit is not None: yield f"pa.Check.{name}({'pd.Timestamp(' + repr(limit) + ')' if isinstance(limit, str) else repr(limit)})"
+        if limit is not None: yield f"pa.Check.{name}({written(limit)})"
     if c.min_length is not None or c.max_length is not None: yield f"pa.Check.str_length({c.min_length!r}, {c.max_length!r})"
     if pattern := FORMATS[c.format] if c.format else c.pattern: yield f"pa.Check.str_matches({'(?:' + _python(pattern) + ')$'!r})"
     if c.type == "integer": yield "pa.Check(lambda s: s.dropna() % 1 == 0, name='whole numbers')"
     if c.type in ("number", "integer") and not c.infinite: yield "pa.Check(lambda s: ~s.isin([float('inf'), float('-inf')]), name='finite')"
 
+_KINDS = {**dict.fromkeys(("number", "integer"), "pa.Check(pd.api.types.is_numeric_dtype, name='a number')"),
+          "time": "pa.Check(pd.api.types.is_datetime64_any_dtype, name='a time')",
+          "boolean": "pa.Check(lambda s: s.dropna().isin([True, False]).all(), name='yes or no')",
+          **dict.fromkeys(("category", "text", "image"), "pa.Check(lambda s: s.dropna().map(type).eq(str).all(), name='text')")}
+
 def _column(c: ColumnSchema, environment):
-    kind = {"number": "pa.Check(pd.api.types.is_numeric_dtype, name='a number')", "integer": "pa.Check(pd.api.types.is_numeric_dtype, name='a number')",
-            "time": "pa.Check(pd.api.types.is_datetime64_any_dtype, name='a time')", "boolean": "pa.Check(lambda s: s.dropna().isin([True, False]).all(), name='yes or no')",
-            **dict.fromkeys(("category", "text", "image"), "pa.Check(lambda s: s.dropna().map(type).eq(str).all(), name='text')")}.get(c.type)
+    kind = _KINDS.get(c.type)
     checks = ", ".join(([kind] if kind else []) + list(_checks(c)))
     required = c.required and environment not in c.not_in
     return f"{c.name!r}: pa.Column(None, [{checks}], nullable={c.nullable}, unique={c.unique}, required={required})"
 
 # %% ../../notebooks/lib/data/11_pandera.ipynb #to-pandera
 def _left_out(schema):
-    out = [f"{c.name}: {what}" for c in schema.columns for what, there in (("missing share", c.nullable and c.missing < 1), ("open domain", c.open),
-           ("distance", c.max_distance is not None), ("tolerated share", bool(c.tolerate))) if there]
-    table = [k for k in ("min_rows", "max_rows", "duplicates", "ordered", "period", "dependencies", "references") if getattr(schema, k) not in (None, "", False, {}, [])]
+    has = lambda c: {"missing share": c.nullable and c.missing < 1, "open domain": c.open, "distance": c.max_distance is not None,
+                     "tolerated share": bool(c.tolerate)}
+    out = [f"{c.name}: {what}" for c in schema.columns for what, there in has(c).items() if there]
+    facts = ("min_rows", "max_rows", "duplicates", "ordered", "period", "dependencies", "references")
+    table = [k for k in facts if getattr(schema, k) not in (None, "", False, {}, [])]
     return [*table, *out]
 
 def to_pandera(

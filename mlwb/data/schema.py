@@ -65,7 +65,8 @@ def _mark(s):
 # %% ../../notebooks/lib/data/11_schema.ipynb #of-target
 def _of_time(df, time):
     if time in df.columns and (k := df[time].null_count()):
-        yield row_anomaly(df[time], "missing-time", df[time].is_null(), "error", msg("orders the rows, but {n:,} rows have no value there; leave them out or fill them in", n=k))
+        what = msg("orders the rows, but {n:,} rows have no value there; leave them out or fill them in", n=k)
+        yield row_anomaly(df[time], "missing-time", df[time].is_null(), "error", what)
 
 def _of_target(df, target, time, task, note):
     y = df[target]
@@ -78,8 +79,8 @@ def _of_target(df, target, time, task, note):
     if task == "classification":
         counts = y.drop_nulls().alias("value").value_counts(name="n")
         rare = counts.filter(pl.col("n") < 10)
-        if rare.height:
-            yield Anomaly(target, "rare-class", int(rare["n"].sum()), "warning", msg("{k} classes have fewer than 10 rows", k=rare.height), rare["n"].sum() / len(y))
+        k = int(rare["n"].sum())
+        if k: yield Anomaly(target, "rare-class", k, "warning", msg("{k} classes have fewer than 10 rows", k=rare.height), k / len(y))
     for d in missing_with_label(df, target):
         if note is not None and d["column"] in note.known_at: continue
         yield Anomaly(d["column"], "missing-with-label", d["both"], "warning",
@@ -95,7 +96,7 @@ def _against(df, schema, environment, tables):
     for c in columns: found += check_column(df[c.name], c, schema.tolerate, shapes.get(c.name))
     found += check_rows(df, schema) + check_time(df, schema)
     found += [a for key in schema.keys if (a := check_key(df, key))]
-    found += [a for left, rights in schema.dependencies.items() for b in rights if (a := check_dependency(df, left, b, tolerate(schema[b])))]
+    for left, rights in schema.dependencies.items(): found += [a for b in rights if (a := check_dependency(df, left, b, tolerate(schema[b])))]
     found += [a for c, other in schema.references.items() if (a := check_reference(df, c, other, tables))]
     broken = {a.column for a in found if a.kind in ("type", "empty", "constant")}
     moved, distances = check_distributions(df, [c for c in columns if c.name not in broken], shapes)
@@ -106,7 +107,8 @@ def _explained(moved, found, df):
     return sum(a.rows for a in found if a.column == moved.column and a.kind in ("domain", "range", "format", "length")) > .05 * df.height
 
 def _figures(df, distances):
-    return {n: {"missing": round(df[n].null_count() / max(1, df.height), 6)} | ({"distance": distances[n]} if n in distances else {}) for n in df.columns[:1000]}
+    missing = {s.name: {"missing": round(s.null_count() / max(1, df.height), 6)} for s in df.get_columns()[:1000]}
+    return {n: d | ({"distance": distances[n]} if n in distances else {}) for n, d in missing.items()}
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #validate
 def validate(
@@ -127,25 +129,30 @@ def validate(
     df = frame(df, said)
     if getattr(df, "by_column", False): df = df.slice(0, df.height)
     if schema is not None: expected_in(schema, environment)
-    found, distances, n = [Anomaly("", "changed", df.height, "warning", m, 1.0) for m in said], {}, df.height
+    found, distances = [Anomaly("", "changed", df.height, "warning", m, 1.0) for m in said], {}
     checks = read_checks(Path(checks)) if isinstance(checks, (str, Path)) else list(checks)
-    if not n: found.append(Anomaly("", "no-rows", 0, "error", msg("the table has no rows")))
+    if not df.height: found.append(Anomaly("", "no-rows", 0, "error", msg("the table has no rows")))
     else:
-        known = {c.name: c for c in schema.columns} if schema is not None else {}
-        found += [a for s in df.get_columns() for a in _odd(s, known.get(s.name))] + list(_of_time(df, time))
-        if schema is None: found += [a for s in df.get_columns() for a in _itself(s, target)] + list(_of_rows(df))
-        found += _of_goal(df, target, time, task, note)
+        found += _of_itself(df, schema, target, time) + _of_goal(df, target, time, task, note)
         if schema is not None:
             more, distances = _against(df, schema, environment, tables or {})
             found += _unless_known(more, found)
         if checks: found += run_checks(checks, df, name, {k: frame(t, []) for k, t in (tables or {}).items()})
     found.sort(key=lambda a: ("error", "warning", "info").index(a.severity))
     count = df.width * 4 + 3 + 5 * bool(target) + (8 * len(schema.columns) + 6 if schema is not None else 0) + len(checks)
-    return Validation(not any(a.severity == "error" for a in found), found, n, df.width, count, _figures(df, distances), source)
+    valid = not any(a.severity == "error" for a in found)
+    return Validation(valid, found, df.height, df.width, count, _figures(df, distances), source)
+
+# %% ../../notebooks/lib/data/11_schema.ipynb #validate-parts
+def _of_itself(df, schema, target, time):
+    known = {c.name: c for c in schema.columns} if schema is not None else {}
+    out = [a for s in df.get_columns() for a in _odd(s, known.get(s.name))] + list(_of_time(df, time))
+    return out if schema is not None else [*out, *(a for s in df.get_columns() for a in _itself(s, target)), *_of_rows(df)]
 
 def _of_goal(df, target, time, task, note):
-    out = [Anomaly(what, "missing-column", df.height, "error", absent(what, df.columns), 1.0) for what in filter(None, (target, time)) if what not in df.columns]
-    if target in df.columns and time in ("", *df.columns): out += _of_target(df, target, time, task or infer_task(df[target]), note)
+    gone = [name for name in (target, time) if name and name not in df.columns]
+    out = [Anomaly(name, "missing-column", df.height, "error", absent(name, df.columns), 1.0) for name in gone]
+    if target in df.columns and not gone: out += _of_target(df, target, time, task or infer_task(df[target]), note)
     return out
 
 def _unless_known(more, found):
@@ -168,6 +175,6 @@ def document(
 ) -> dict:  # plain JSON, messages as sentences
     "The validation as the JSON document of the command line."
     keys = ("column", "kind", "rows", "share", "severity", "examples", "columns")
-    out = {"valid": validation.valid, "rows": validation.rows, "columns": validation.columns, "checks": validation.checks,
-           "anomalies": [plain({k: getattr(a, k) for k in keys}) | {"message": say(a.message)} for a in validation.anomalies]}
+    found = [plain({k: getattr(a, k) for k in keys}) | {"message": say(a.message)} for a in validation.anomalies]
+    out = {"valid": validation.valid, "rows": validation.rows, "columns": validation.columns, "checks": validation.checks, "anomalies": found}
     return out | ({"cells": cells(validation)} if with_cells else {})

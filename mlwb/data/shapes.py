@@ -66,7 +66,8 @@ def _bins(values, n):
     share = np.cumsum(n) / n.sum()
     a, b = np.searchsorted(share, [.01, .99])
     ends = sorted({0, *range(1, 6), max(6, int(a)), max(6, int(b)), *range(len(values) - 5, len(values) + 1)})
-    parts = [pack(values[i:j], values[i:j], n[i:j], most, most) for i, j in zip(ends, ends[1:]) for most in (1 if j - i == 1 else 90 if i == max(6, a) else 12,)]
+    most = lambda i, j: 1 if j - i == 1 else 90 if i == max(6, a) else 12
+    parts = [pack(values[i:j], values[i:j], n[i:j], most(i, j), most(i, j)) for i, j in zip(ends, ends[1:])]
     return [bin for part in parts for bin in listed_bins(*part)]
 
 # %% ../../notebooks/lib/data/10_shapes.ipynb #distance

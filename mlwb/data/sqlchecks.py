@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from ..core.errors import InputError, unknown
@@ -95,7 +96,8 @@ def _run(db, check, height, seconds):
     try:
         found = db.extract_statements(check.sql)
         if len(found) != 1 or found[0].type != duckdb.StatementType.SELECT:
-            raise InputError(f"{where} holds {len(found)} statements{'' if len(found) != 1 else ', and it is no SELECT'}. Write one SELECT that returns the rows which are wrong.")
+            what = "a statement that is no SELECT" if len(found) == 1 else f"{len(found)} statements"
+            raise InputError(f"{where} holds {what}. Write one SELECT that returns the rows which are wrong.")
         rows = db.execute(found[0])
         names, total, first, at = [d[0] for d in rows.description], 0, [], []
         place = names.index("_row") if "_row" in names else None
@@ -110,6 +112,6 @@ def _run(db, check, height, seconds):
 def _finding(check, names, place, total, first, at, height):
     what = msg("{message}: {n:,} rows", message=check.message or f"{check.name}.sql", n=total)
     if at: what = msg("{what}: {rows}", what=plain(what), rows=plain(rows_said(at)))
-    shown = [[r[place] if place is not None else None, said_value(", ".join(f"{n}={v}" for i, (n, v) in enumerate(zip(names, r)) if i != place), 200)] for r in first]
-    import numpy as np
-    return Anomaly("", "check", total, check.severity, what, min(1., total / max(1, height)), shown, [check.name], at=np.array(at, dtype=np.int64) if at else None)
+    told = lambda r: said_value(", ".join(f"{n}={v}" for i, (n, v) in enumerate(zip(names, r)) if i != place), 200)
+    shown = [[r[place] if place is not None else None, told(r)] for r in first]
+    return Anomaly("", "check", total, check.severity, what, min(1., total / max(1, height)), shown, [check.name], at=np.array(at, np.int64) if at else None)

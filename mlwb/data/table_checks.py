@@ -12,9 +12,9 @@ import polars as pl
 
 from ..core.errors import InputError, unknown
 from ..core.intervals import wilson
-from ..core.messages import msg
+from ..core.messages import Message, msg
 from ..core.results import plain
-from .anomalies import Anomaly, absent, row_anomaly, said_value
+from .anomalies import Anomaly, absent, row_anomaly
 from .column_checks import _limits
 from .columns import looked_at
 from .dependencies import codes_of
@@ -31,7 +31,7 @@ def expected_in(
 ) -> list:  # of ColumnSchema
     "The columns that have to be in a table of an environment."
     if environment and environment not in schema.environments:
-        raise unknown("environment", environment, schema.environments, "The schema lists them under `environments:`, and a column names those it is not in under `not_in:`.")
+        raise unknown("environment", environment, schema.environments, "The schema lists them under `environments:`; a column's `not_in:` names some.")
     return [c for c in schema.columns if environment not in c.not_in]
 
 def check_names(df, schema: Schema, environment: str = "") -> list[Anomaly]:
@@ -46,9 +46,10 @@ def check_names(df, schema: Schema, environment: str = "") -> list[Anomaly]:
 def check_rows(df, schema: Schema) -> list[Anomaly]:
     "The number of rows, and rows that are there twice."
     n, out = df.height, []
-    for limit, wrong in ((schema.min_rows, n < (schema.min_rows or 0)), (schema.max_rows, schema.max_rows is not None and n > schema.max_rows)):
-        if wrong: out.append(Anomaly("", "rows", n, "warning", msg("has {n:,} rows; expected are {low:,} to {high}", n=n, low=schema.min_rows or 0,
-                                     high=f"{schema.max_rows:,}" if schema.max_rows is not None else "∞"), 1.0))
+    low, high = schema.min_rows or 0, schema.max_rows
+    if n < low or high is not None and n > high:
+        what = msg("has {n:,} rows; expected are {low:,} to {high}", n=n, low=low, high="∞" if high is None else f"{high:,}")
+        out.append(Anomaly("", "rows", n, "warning", what, 1.0))
     again = duplicate_rows(df) if schema.duplicates is not None and n else None
     if again and again / n > schema.duplicates + schema.tolerate and wilson(again, n, 3)[0] > schema.duplicates:
         at = _hashed(df).is_first_distinct().not_()
@@ -83,17 +84,18 @@ def check_time(df, schema: Schema) -> list[Anomaly]:
     s, out = df[schema.time], []
     if schema.ordered:
         v = s.fill_null(strategy="forward")
-        back = (v < v.shift(1)).fill_null(False)
-        if back.any(): out.append(row_anomaly(s, "order", back, "warning", msg("stands before the row above; rows were in the order of time")))
+        back = row_anomaly(s, "order", v < v.shift(1), "warning", msg("stands before the row above; rows were in the order of time"))
+        if back: out.append(back)
     if not schema.period or looked_at(s)[0] != "time": return out
     few, many, none, share = odd_periods(_within(s, schema[schema.time]), schema)
-    named = lambda rows: ", ".join(p for p, _ in rows[:3]) + (", …" if len(rows) > 3 else "")
-    finding = lambda kind, rows, text: Anomaly(schema.time, kind, sum(n for _, n in rows), "warning", text, len(rows) / max(1, df.height), [[None, r] for r in rows[:5]])
-    usual = dict(period=schema.period, low=schema.min_per_period or 0, high=schema.max_per_period or 0)
-    for rows in (few, many):
-        if rows: out.append(finding("period-rows", rows, msg("has {n} periods ({period}) with {what} rows, expected are {low:,} to {high:,}: {periods}", n=len(rows),
-                                                            what=f"{min(n for _, n in rows):,}–{max(n for _, n in rows):,}", periods=named(rows), **usual)))
-    if none and share > schema.gaps: out.append(finding("gap", none, msg("has {n} periods ({period}) without any row: {periods}", n=len(none), period=schema.period, periods=named(none))))
+    def finding(kind, rows, text, **more):
+        named = ", ".join(p for p, _ in rows[:3]) + (", …" if len(rows) > 3 else "")
+        text = Message(text, dict(n=len(rows), period=schema.period, periods=named, **more))
+        out.append(Anomaly(schema.time, kind, sum(n for _, n in rows), "warning", text, len(rows) / max(1, df.height), [[None, r] for r in rows[:5]]))
+    usual = dict(low=schema.min_per_period or 0, high=schema.max_per_period or 0)
+    text = msg("has {n} periods ({period}) with {what} rows, expected are {low:,} to {high:,}: {periods}").text
+    for rows in filter(None, (few, many)): finding("period-rows", rows, text, what=f"{min(n for _, n in rows):,}–{max(n for _, n in rows):,}", **usual)
+    if none and share > schema.gaps: finding("gap", none, msg("has {n} periods ({period}) without any row: {periods}").text)
     return out
 
 # %% ../../notebooks/lib/data/11_table_checks.ipynb #dependency
@@ -120,13 +122,15 @@ def check_reference(
     if column not in df.columns: return None
     if table not in tables: return Anomaly(column, "reference", 0, "info", msg("was not compared with {other}: that table was not given", other=other))
     there = frame(tables[table], [])
-    if key not in there.columns: raise unknown(f"column in the table {table!r}", key, there.columns, f"The schema's `references:` says that {column!r} refers to it.")
+    if key not in there.columns:
+        raise unknown(f"column in the table {table!r}", key, there.columns, f"The schema's `references:` says that {column!r} refers to it.")
     (kind, v), (kind2, w) = looked_at(df[column]), looked_at(there[key])
     if v.dtype != w.dtype:
-        if not (v.dtype.is_numeric() and w.dtype.is_numeric()): raise InputError(f"{column!r} holds {kind} and {other} holds {kind2}: they can't refer to each other. Store both in one type.")
+        if not (v.dtype.is_numeric() and w.dtype.is_numeric()):
+            raise InputError(f"{column!r} holds {kind} and {other} holds {kind2}: they can't refer to each other. Store both in one type.")
         v, w = v.cast(pl.Float64), w.cast(pl.Float64)
     bad = ~v.is_in(w.drop_nulls().unique().implode()) & v.is_not_null()
-    return row_anomaly(df[column], "reference", bad, "error", msg("has values that are not in {other}", other=other), columns=[column, other]) if bad.any() else None
+    return row_anomaly(df[column], "reference", bad, "error", msg("has values that are not in {other}", other=other), columns=[column, other])
 
 # %% ../../notebooks/lib/data/11_table_checks.ipynb #distribution
 ALPHA = .001
@@ -148,6 +152,7 @@ def check_distributions(
         if c.name not in found or c.max_distance is None: continue
         effect, method, _ = found[c.name]
         if effect <= c.max_distance or adjusted[c.name] >= ALPHA: continue
-        out.append(Anomaly(c.name, "distribution", df.height, c.severity or "warning", msg("is distributed differently: {method} {effect:.3f}, up to {limit} may be (adjusted p {p:.2g})",
-                           method=plain(METHODS[method]), effect=effect, limit=c.max_distance, p=float(adjusted[c.name])), 1.0))
+        what = msg("is distributed differently: {method} {effect:.3f}, up to {limit} may be (adjusted p {p:.2g})",
+                   method=plain(METHODS[method]), effect=effect, limit=c.max_distance, p=float(adjusted[c.name]))
+        out.append(Anomaly(c.name, "distribution", df.height, c.severity or "warning", what, 1.0))
     return out, {n: round(e, 6) for n, (e, *_) in found.items()}
