@@ -34,7 +34,8 @@ def twice(part): return lambda df: pl.concat([df, df.filter(part)])
 
 NULL = pl.lit(None)
 IN_JUNE = pl.col("ts").is_between(day(2012, 6, 4), day(2012, 6, 18), closed="left")
-IN_MAY = pl.col("arrival_date").is_between(day(2017, 5, 1), day(2017, 5, 12))
+ARRIVED = pl.col("arrival_date")
+IN_MAY = ARRIVED.is_between(day(2017, 5, 1), day(2017, 5, 12))
 PLANTED = [  # data, what is planted, how, the column that it has to be found in, the kind
     ("adult", "ages with a digit too many", some("age", pl.col("age") * 10 + 100), "age", "range"),
     ("adult", "a negative number of hours", some("hours-per-week", -pl.col("hours-per-week"), 500), "hours-per-week", "range"),
@@ -81,7 +82,7 @@ PLANTED = [  # data, what is planted, how, the column that it has to be found in
     ("hotel", "lead times as text", text("lead_time", "7 days"), "lead_time", "type"),
     ("hotel", "bookings from the epoch", some("booking_date", day(1970, 1, 1), 200), "booking_date", "range"),
     ("hotel", "eleven days lost", keep(~IN_MAY), "arrival_date", "gap"),
-    ("hotel", "a day loaded ten times over", lambda df: pl.concat([df, *[df.filter(pl.col("arrival_date") == day(2017, 5, 5))] * 9]), "arrival_date", "period-rows"),
+    ("hotel", "a day loaded ten times over", lambda df: pl.concat([df, *[df.filter(ARRIVED == day(2017, 5, 5))] * 9]), "arrival_date", "period-rows"),
     ("hotel", "unknown customers", some("customer_type", pl.lit("Transient "), 100), "customer_type", "reference"),
     ("hotel", "lead times that are off", some("lead_time", pl.col("lead_time") + 1, 500), "", "check"),
 ]

@@ -55,8 +55,8 @@ def _of_rows(df):
     for group in by_content.values():
         for i, s in enumerate(group):
             first = next((o for o in group[:i] if s.equals(o, check_names=False)), None)
-            if first is not None and first.n_unique() > 1:
-                yield Anomaly(s.name, "same-column", len(s), "warning", msg("is the same as {column}", column=first.name), 1.0, columns=[first.name, s.name])
+            if first is None or first.n_unique() < 2: continue
+            yield Anomaly(s.name, "same-column", len(s), "warning", msg("is the same as {column}", column=first.name), 1.0, columns=[first.name, s.name])
 
 def _mark(s):
     try: return int(s.head(1000).hash(0).sum())
@@ -107,7 +107,7 @@ def _explained(moved, found, df):
     return sum(a.rows for a in found if a.column == moved.column and a.kind in ("domain", "range", "format", "length")) > .05 * df.height
 
 def _figures(df, distances):
-    missing = {s.name: {"missing": round(s.null_count() / max(1, df.height), 6)} for s in df.get_columns()[:1000]}
+    missing = {s.name: {"missing": round(s.null_count() / max(1, len(s)), 6)} for s in df.get_columns()[:1000]}
     return {n: d | ({"distance": distances[n]} if n in distances else {}) for n, d in missing.items()}
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #validate
