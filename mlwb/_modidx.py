@@ -577,6 +577,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'mlwb.data.schemafile._fit': ('lib/data/schemafile.html#_fit', 'mlwb/data/schemafile.py'),
                                       'mlwb.data.schemafile._given': ('lib/data/schemafile.html#_given', 'mlwb/data/schemafile.py'),
                                       'mlwb.data.schemafile._names': ('lib/data/schemafile.html#_names', 'mlwb/data/schemafile.py'),
+                                      'mlwb.data.schemafile._number': ('lib/data/schemafile.html#_number', 'mlwb/data/schemafile.py'),
                                       'mlwb.data.schemafile._parsed': ('lib/data/schemafile.html#_parsed', 'mlwb/data/schemafile.py'),
                                       'mlwb.data.schemafile._text': ('lib/data/schemafile.html#_text', 'mlwb/data/schemafile.py'),
                                       'mlwb.data.schemafile._time': ('lib/data/schemafile.html#_time', 'mlwb/data/schemafile.py'),

@@ -65,7 +65,8 @@ def rows_said(
 
 def said_value(v, most: int = 60):
     "A value as an example shows it."
-    v = plain(v) if not isinstance(v, (list, dict, bytes)) else str(v)
+    if isinstance(v, pl.Series): v = v.to_list()
+    v = str(v) if isinstance(v, (list, dict, bytes)) else plain(v)
     return v[:most - 1] + "…" if isinstance(v, str) and len(v) > most else v
 
 def row_anomaly(

@@ -43,7 +43,7 @@ def _odd(s, c):
     "What a schema does not speak of; `c` is what it says of the column, if anything."
     if not s.name.isprintable() and c is None: yield Anomaly(s.name, "name", len(s), "warning", msg("has a name with characters that can't be printed"), 1.0)
     kind, v = looked_at(s)
-    if kind != "time" or c is not None and c.min is not None and c.min < "1900": return
+    if kind != "time" or c is not None and isinstance(c.min, str) and c.min < "1900": return
     odd = (v.dt.year() < 1900) | (v.dt.year() > 2100)
     if odd.any(): yield row_anomaly(s, "odd-time", odd, "warning", msg("has {n:,} times before 1900 or after 2100", n=int(odd.sum())))
 
@@ -166,7 +166,7 @@ def cells(
     validation: Validation,  # as `validate` gave it: rows are not kept in JSON
 ) -> list:  # [[row, column], …], in the order of the rows
     "The cells that findings are about, tolerated ones too."
-    found = {(int(i), a.columns[-1] if a.kind == "dependency" else a.column) for a in validation.anomalies if a.kind in CELLS and a.at is not None for i in a.at}
+    found = {(int(i), a.column) for a in validation.anomalies if a.kind in CELLS and a.at is not None for i in a.at}
     return [list(x) for x in sorted(found)]
 
 def document(

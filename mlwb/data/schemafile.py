@@ -25,14 +25,16 @@ def _entry(c):
     default = plain(ColumnSchema("", "any"))
     return {k: v for k, v in plain(c).items() if _told(k, v, default[k])}
 
+def _number(x):
+    try: return float(x) is not None
+    except ValueError: return False
+
 def _dumper():
     import yaml
     class Dumper(yaml.SafeDumper):
         def ignore_aliases(self, data): return True
     def text(dumper, x):
-        try: number = bool(float(x) or True)
-        except ValueError: number = False
-        return dumper.represent_scalar("tag:yaml.org,2002:str", x, style="'" if number else None)
+        return dumper.represent_scalar("tag:yaml.org,2002:str", x, style='"' if not x.isprintable() else "'" if _number(x) else None)
     Dumper.add_representer(str, text)
     return Dumper
 

@@ -19,6 +19,7 @@ from ..core.messages import msg
 from ..core.results import plain
 from .anomalies import Anomaly, rows_said, said_value
 from .expectations import SEVERITIES
+from .frames import unique_names
 
 # %% ../../notebooks/lib/data/11_sqlchecks.ipynb #read
 @dataclass
@@ -70,7 +71,8 @@ def _database(df, name, tables):
     return db
 
 def _plain(df):
-    "Types that DuckDB has no reader for, as text."
+    "Types that DuckDB has no reader for as text, and names without zero bytes."
+    if any("\0" in c for c in df.columns): df = df.rename(dict(zip(df.columns, unique_names([c.replace("\0", "␀") for c in df.columns], said=[]))))
     odd = [c for c, t in df.schema.items() if t in (pl.Int128, pl.Object, pl.Null) or isinstance(t, (pl.Categorical, pl.Enum))]
     return df.with_columns(pl.col(odd).cast(pl.String)) if odd else df
 
