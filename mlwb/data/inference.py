@@ -57,15 +57,16 @@ class Parts:
 # %% ../../notebooks/lib/data/10_inference.ipynb #ranges
 def _widened(low, high, signed=True):
     wide = low - (high - low), high + (high - low)
-    return wide if not signed else (0 if low >= 0 else wide[0], 0 if high <= 0 else wide[1])
+    return wide if not signed else (max(0, wide[0]) if low >= 0 else wide[0], min(0, wide[1]) if high <= 0 else wide[1])
 
-def _nice(x, up, whole):
-    "A limit with three digits that mean something, rounded away from the values."
-    if not x or not math.isfinite(x) or abs(x) >= 2**53: return x
-    step = 10.0 ** (math.floor(math.log10(abs(x))) - 2)
+def _nice(x, up, whole, wide):
+    "A limit rounded away from the values, by at most a tenth of their width."
+    if not x or abs(x) >= 2**53 or not 0 < wide < 2**53: return x
+    step = 10.0 ** (math.floor(math.log10(wide)) - 1)
     if whole: step = max(1, int(step))
     y = (math.ceil if up else math.floor)(x / step) * step
-    return int(y) if whole else float(f"{y:.3g}")
+    y = int(y) if whole else float(f"{y:.12g}")
+    return y if (y >= x if up else y <= x) else x
 
 def range_of(
     v: pl.Series,     # numbers, finite, or times in microseconds; with missing values
@@ -177,7 +178,8 @@ def _infer_number(c, s, v, distinct, parts, tolerate):
         if _codes(counts) and closed(counts, parts.of(v, 2), tolerate): c.domain = sorted(counts["value"].to_list()); return
     low, high = range_of(v, parts, v.dtype.is_integer(), tolerate)
     if c.unique: low, high = (0 if low is not None and low >= 0 else None), None  # ids go on
-    c.min, c.max = (x if x is None else _nice(x, up, whole) for x, up in ((low, False), (high, True)))
+    wide = float(v.max()) - float(v.min()) if low is not None or high is not None else 0
+    c.min, c.max = (x if x is None else _nice(x, up, whole, wide) for x, up in ((low, False), (high, True)))
 
 def _infer_time(c, v, parts, tolerate):
     us = v.dt.timestamp("us")
