@@ -123,6 +123,9 @@ class TestInference:
         assert {c.name for c in schema.columns if c.not_in} == {"paid", "income"}
         assert ("paid", "missing-column", "error") in found(loans.drop("paid", "income"), schema)
         assert found(loans.drop("paid", "income"), schema, environment="serving") == set()
+        batch = loans.drop("paid", "income").slice(2000, 40)
+        assert found(batch, schema, environment="serving") == set(), "a batch to be scored has a size of its own"
+        assert ("", "rows", "warning") in found(batch, schema)
 
     def test_a_composite_key(self):
         panel = pl.DataFrame([dict(store=i % 25, week=i // 25, sold=float(i % 11)) for i in range(2500)])

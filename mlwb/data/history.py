@@ -62,7 +62,7 @@ def _checked(run):
     from mlwb.run.artifacts import find_artifact, load_artifact
     if not find_artifact(run, "validation") or not find_artifact(run, "table"): return None
     try: v, ref = load_artifact(run, "validation"), load_artifact(run, "table")
-    except (MlwbError, TypeError, ValueError): return None  # a run that was cleared in part, or written by another version
+    except MlwbError: return None  # a run whose artifacts have been deleted has nothing to tell
     counts = {s: v.count(s) for s in ("error", "warning", "info")}
     found = [[a.column, a.kind, a.rows, a.severity] for a in v.anomalies]
     return Checked(run.name, run.head().get("at", ""), ref.name, ref.version, v.rows, v.valid, counts, v.source, found, v.figures)
