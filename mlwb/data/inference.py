@@ -50,7 +50,7 @@ class Parts:
         "1 or -1 for numbers that grow or shrink with time all the way (rank correlation above .95 on 5,000 rows), else 0."
         if self.order is None: return 0
         v = v.gather(self.order.gather_every(max(1, self.n // 5000))).drop_nulls()
-        if len(v) < 20 or v.n_unique() < 10: return 0
+        if len(v) < 20 or v.n_unique() < 3: return 0
         r = np.corrcoef(np.arange(len(v)), v.rank().to_numpy())[0, 1]
         return int(np.sign(r)) if abs(r) > .95 else 0
 
