@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from . import schema_cli
 from .core.errors import InputError, MlwbError, UsageError
 
 # %% ../notebooks/lib/90_cli.ipynb #main
@@ -316,3 +317,5 @@ def serve(
     from mlwb.core.workspace import find_project
     from mlwb.serve.app import serve
     serve(find_project(), host, port, model)
+
+schema_cli.mount(app)

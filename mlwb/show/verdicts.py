@@ -34,13 +34,13 @@ class ValidationView(Small):
     head = msg("Validation")
     def summary(self):
         r = self.result
-        errors = sum(a.severity == "error" for a in r.anomalies)
-        if errors: return msg("{errors} errors and {warnings} warnings in {rows:,} rows", errors=errors, warnings=len(r.anomalies) - errors, rows=r.rows)
-        return msg("No error in {checks:,} checks of {rows:,} rows; {warnings} warnings", checks=r.checks, rows=r.rows, warnings=len(r.anomalies))
+        errors, warnings = r.count("error"), r.count("warning")
+        if errors: return msg("{errors} errors and {warnings} warnings in {rows:,} rows", errors=errors, warnings=warnings, rows=r.rows)
+        return msg("No error in {checks:,} checks of {rows:,} rows; {warnings} warnings", checks=r.checks, rows=r.rows, warnings=warnings)
     def blocks(self):
         r = self.result
-        kind = ("error", _("stopped")) if not r.valid else ("warn", _("look closer")) if r.anomalies else ("ok", _("fine"))
-        marks = {"error": state("error", _("error")), "warning": state("warn", _("warning"))}
+        kind = ("error", _("stopped")) if not r.valid else ("warn", _("look closer")) if r.count("warning") else ("ok", _("fine"))
+        marks = {"error": state("error", _("error")), "warning": state("warn", _("warning")), "info": state("info", _("info"))}
         rows = [[a.column or _("table"), marks.get(a.severity, a.severity), a.message, a.rows] for a in r.anomalies]
         return [banner(*kind, self.summary()), table([_("Column"), _("Severity"), _("What"), _("Rows")], rows, {3}) if rows else Markup("")]
 
