@@ -55,8 +55,12 @@ def path_state(
     project: Project,
     source: str,  # a path, relative to the project
 ) -> str:
-    "The content of a file."
-    return file_state(project.root / Path(source).expanduser())
+    "The content of a file, a folder, or all files that a glob names."
+    path = project.root / Path(source).expanduser()
+    if path.exists() or not re.search(r"[*?\[]", source): return file_state(path)
+    root = next(p for p in path.parents if not re.search(r"[*?\[]", str(p)))
+    states = [f"{p.relative_to(root).as_posix()}\0{file_state(p)}" for p in sorted(root.glob(str(path.relative_to(root)))) if p.is_file()]
+    return "sha256:" + hashlib.sha256("\0".join(states).encode("utf-8", "surrogateescape")).hexdigest() if states else NONE
 
 STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "http", "https", "ftp", "sftp", "smb", "hdfs", "webhdfs", "hf", "oss", "oci", "memory")
 SOURCES: dict[str, Callable[[Project, str], str] | str] = {

@@ -14,6 +14,7 @@ import polars as pl
 
 from ..core.errors import InputError, suggest, unknown
 from ..core.messages import msg
+from ..core.states import source_kind
 from .frames import frame, listed, nan_to_null, tell, unique_names  # noqa: F401 (frame is at home here for its callers)
 from .notes import AcquisitionNote, load_note, merge_notes
 
@@ -220,9 +221,14 @@ def open_source(
         if name not in DEMOS: raise unknown("demo", name, DEMOS)
         df, note = DEMOS[name]()
         return Opened(df.lazy(), note=note, where=source)
-    if re.match(r"[a-z][a-z0-9+.-]+://", source):
-        raise InputError(f"The source {source!r} is a URL; this version reads files and demo:NAME. Download it and give the file's path.")
-    out = _open_files(matches(source, base), Path(scratch.name), found, **given)
+    kind, folder = source_kind(source), Path(scratch.name)
+    if kind == "database":
+        from mlwb.data.databases import spool
+        out = Opened(spool(source, folder, found, base=base), where="The database's answer")
+    elif kind == "object":
+        from mlwb.data.objects import fetch
+        out = _open_files(fetch(source, folder, found), folder, found, **given)
+    else: out = _open_files(matches(source, base), folder, found, **given)
     out.scratch = scratch
     if said is None: tell(None, *found)
     return out

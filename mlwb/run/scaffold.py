@@ -67,17 +67,21 @@ def init(
     folder = Path(folder).expanduser()
     if is_project(folder): raise InputError(f"{folder} is a project already: it has a settings.ini. Choose another folder, or change that file.")
     if folder.exists() and not folder.is_dir(): raise InputError(f"{folder} is a file; a project is a folder.")
+    from mlwb.core.states import source_kind
     from mlwb.data.sources import open_source
     from mlwb.data.targets import check_source
     demo = data.startswith("demo:")
     opened = open_source(data, said=[])
     if demo: target, time = target or DEMO[data][0], time or DEMO[data][1]
-    if not target: raise InputError(f"Which column is to be predicted? Say --target COLUMN. Columns of {data}: {', '.join(opened.lazy.collect_schema().names()[:40])}")
+    if not target:
+        names = opened.lazy.collect_schema().names()
+        raise InputError(f"Which column is to be predicted? Say --target COLUMN. Columns of {data}: {', '.join(names[:40])}")
     if task and task not in TASKS: raise unknown("task", task, TASKS)
     task = check_source(opened, target, task, time, said=[])[1]
     root = folder.resolve()
-    source = data if demo else _relative(Path(data).expanduser().resolve(), root)
-    return _write(root, dict(name=slug(name or root.name), task=task, target=target, time=time, source=source, language=language), opened.note if demo else None, demo)
+    source = data if source_kind(data) != "path" else _relative(Path(data).expanduser().resolve(), root)
+    settings = dict(name=slug(name or root.name), task=task, target=target, time=time, source=source, language=language)
+    return _write(root, settings, opened.note if demo else None, demo)
 
 def _relative(path, root):
     try: return path.relative_to(root).as_posix()
