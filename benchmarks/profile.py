@@ -4,7 +4,8 @@
 
 A mixed table of 30 columns (numbers, integers, codes, categories, booleans, times, free text, an id, a binary target; missing values
 in twelve) is written as Parquet and, up to a million rows, as CSV; every tool describes the same Parquet file, in turns, each in a
-fresh process: from its start to the end of the process that has written its HTML. Wall seconds; CPU seconds of the process
+fresh process: from its start to the end of the process that has written its HTML. Each tool has described a small table once
+before, so that what Python keeps between processes (compiled modules) is there for all of them. Wall seconds; CPU seconds of the process
 and its children, from the kernel (wait4); memory is the largest sum of the resident pages of the process and its children.
 Peers are installed from pinned versions into virtual environments of their own under --cache (default: a folder in the
 temporary directory), which also keeps the tables. A peer that can't be installed, fails or takes too long is shown as such.
@@ -259,8 +260,9 @@ def command(cache: Path, name: str, rows: int, out: Path) -> tuple[list | None, 
 
 
 def environment() -> dict:
-    """The user's own, with mlwb from this folder, and no limit on threads for anybody."""
-    return {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")} | {"PYTHONPATH": str(REPO)}
+    """The user's own, with mlwb from this folder, no limit on threads for anybody, and modules kept compiled."""
+    dropped = lambda k: k.endswith("_NUM_THREADS") or k == "PYTHONDONTWRITEBYTECODE"
+    return {k: v for k, v in os.environ.items() if not dropped(k)} | {"PYTHONPATH": str(REPO)}
 
 
 def steps(path: Path, target: str) -> dict:
@@ -336,6 +338,9 @@ def main():
     args = parser.parse_args()
     names = [n.strip() for n in args.only.split(",") if n.strip()] or [*MLWB, "polars by hand", *PEERS]
     results, load = {}, os.getloadavg()[0]
+    for name in names:
+        out = args.cache / "before.html"
+        if what := command(args.cache, name, 1000, out)[0]: measured(what, out, args.limit, environment())
     for rows in map(int, args.rows.split(",")):
         alone = rows > 1_000_000
         runs = results[rows] = {n: [] for n in names if not alone or n in ("mlwb", "mlwb --target")}

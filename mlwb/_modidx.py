@@ -2187,6 +2187,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mlwb.show.views.answer': ('lib/show/views.html#answer', 'mlwb/show/views.py'),
                                  'mlwb.show.views.asset': ('lib/show/views.html#asset', 'mlwb/show/views.py'),
                                  'mlwb.show.views.bundle': ('lib/show/views.html#bundle', 'mlwb/show/views.py'),
+                                 'mlwb.show.views.compiled': ('lib/show/views.html#compiled', 'mlwb/show/views.py'),
                                  'mlwb.show.views.document': ('lib/show/views.html#document', 'mlwb/show/views.py'),
                                  'mlwb.show.views.embedded': ('lib/show/views.html#embedded', 'mlwb/show/views.py'),
                                  'mlwb.show.views.environment': ('lib/show/views.html#environment', 'mlwb/show/views.py'),

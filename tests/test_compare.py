@@ -50,7 +50,7 @@ def check(d, a: pl.Series, b: pl.Series):
         true = sum(abs(x.get(v, 0) / n - y.get(v, 0) / m) for v in x.keys() | y.keys()) / 2
         values(d, x, y)
     else:
-        v, w = (numbers(s) for s in ((s.drop_nulls().str.len_chars() for s in (a, b)) if d.measure == "length" else (a, b)))
+        v, w = (numbers(s) for s in ((s.drop_nulls().cast(pl.String).str.len_chars() for s in (a, b)) if d.measure == "length" else (a, b)))
         true = ks_2samp(v, w, method="asymp").statistic
         if d.measure == "ks" and d.a.type != "time":
             at = d.at

@@ -45,8 +45,8 @@ def is_id(c: Column) -> bool:
         return given or bool(NAMED.search(c.name)) and not c.dtype.startswith(("Duration", "Time"))
     if c.type not in ("category", "text") or c.dtype.startswith(("List", "Array", "Struct", "Object")) or c.stats.get("time_share", 0) >= .5: return False
     if c.stats.get("numeric_share", 0) >= .5: return bool(NAMED.search(c.name))
-    short = [len(v.split()) <= 3 and (v.isascii() or len(v) <= 40) for v, _ in c.top]
-    return sum(short) >= .9 * len(short)
+    short = sum(k for shape, k in c.shapes if len(shape.split()) <= 3)
+    return c.stats["length_mean"] <= 80 and short >= .9 * sum(k for _, k in c.shapes)
 
 # %% ../../notebooks/lib/data/08_alerts.ipynb #content
 def _content(c: Column):

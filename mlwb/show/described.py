@@ -22,7 +22,7 @@ STATS = {"mean": msg("mean"), "sd": msg("standard deviation"), "skewness": msg("
          "length_min": msg("shortest, characters"), "length_mean": msg("mean length, characters"), "length_median": msg("median length, characters"),
          "length_max": msg("longest, characters"), "numeric_share": msg("different values like numbers"), "time_share": msg("different values like dates")}
 MECHANISMS = {"declared": msg("declared as unknown"), "sum": msg("part of a sum"), "equal": msg("the target again"),
-              "determined": msg("goes with it one to one"), "after": msg("dated after the row"), "missing": msg("missing with the label"),
+              "determined": msg("its values tell the target"), "after": msg("dated after the row"), "missing": msg("missing with the label"),
               "gaps": msg("its gaps tell"), "order": msg("an id in its order"), "within": msg("one value within a class"),
               "strength": msg("too good alone")}
 
@@ -109,6 +109,7 @@ def pair_words(
     ranked = a["n"] if by_rank else a.get("ranked") if rows > SAMPLE else 0
     return one("Pearson", a["pearson"], 0 if by_rank else a["n"]) + " · " + one("Spearman", a["spearman"], ranked)
 
+# %% ../../notebooks/lib/show/02_explore_columns.ipynb #folded
 def folded_note(
     pairs: list,          # associations
     columns: dict,        # name → Column
@@ -125,6 +126,7 @@ def folded_note(
     if not with_n: return msg("{columns}: the {k} most frequent values, the others as one", **facts)
     return msg("Of {columns}, the {k} most frequent values count, and all others as one (n={n}).", n=" – ".join(map(number, [n[0], *n[1:][-1:]])), **facts)
 
+# %% ../../notebooks/lib/show/02_explore_columns.ipynb #companions
 def companions(r) -> dict:  # column → [(other, association), …], strongest first
     "Which columns go with each."
     out = {c.name: [] for c in r.columns}

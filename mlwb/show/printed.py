@@ -35,7 +35,8 @@ def refuse_input(
 
 # %% ../../notebooks/lib/show/16_printed.ipynb #prepare
 def prepare_view():
-    "Read and compile the templates of profiles."
+    "Load what writes and prints a profile."
+    import rich.console, rich.table
     from mlwb.show.views import environment
     for name in ("base", "_view", "_inner", "_parts", "_profile", "profile"): environment().get_template(f"{name}.html.j2")
 

@@ -105,6 +105,7 @@ def distance_text(
     if d.measure == "variation": return f"≥ {number(round(d.low, 3))}"
     return f"{number(round(d.distance, 3))} ± {number(round(max(d.high - d.distance, d.distance - d.low), 3))}"
 
+# %% ../../notebooks/lib/show/02_side_by_side.ipynb #sentence
 def sentence_of(
     d,             # Difference
     names: list,   # of the two sides
