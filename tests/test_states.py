@@ -223,6 +223,20 @@ def test_a_table_is_its_newest_version(project):
     assert unique_slug(name) == store._folder(name).name
 
 
+def test_a_version_is_there_only_with_all_of_its_files(project):
+    store, name = Store(project.data), "매출 2024/a"
+    df, _ = acquire("data.csv", project.root, [])
+    for append in (False, True, True, False): last = store.write(name, df if append or not store.tables() else df[1:], append=append)
+    at = lambda v: state(project, f"table:{name}@{v}")
+    assert [at(v) for v in range(4)] == [f"version {r.version} {r.digest}" for r in store.versions(name)] and at(4) == "none"
+    files = [c["files"] for c in store.commits(name)]
+    assert [len(f) for f in files] == [1, 2, 3, 1]
+    (store._folder(name) / files[1][1]).unlink()  # of the versions 1 and 2, and added by the commit of 1
+    assert [at(v) != "none" for v in range(4)] == [True, False, False, True]
+    (store._folder(name) / files[0][0]).unlink()  # which no commit but the first has added
+    assert [at(v) != "none" for v in range(4)] == [False, False, False, True] and last.version == 3
+
+
 # --- cost, and first use -----------------------------------------------------------------------------------------------
 
 def test_no_state_loads_anything_heavy(project):

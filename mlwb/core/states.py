@@ -105,11 +105,12 @@ def _table(project, name):
     commits = sorted((p for p in log.glob("*.json") if re.fullmatch(r"\d{20}\.json", p.name)), reverse=True)
     for path in commits:
         if wanted and int(path.stem) != int(wanted): continue
-        lines = path.read_text(encoding="utf-8").splitlines()
-        if wanted and not all((log.parent / json.loads(l)["add"]["path"]).is_file() for l in lines if l.startswith('{"add"')): return NONE
-        for line in lines:
-            if "mlwb.table" not in line: continue
-            if ref := json.loads(line).get("commitInfo", {}).get("mlwb.table"): return f"version {int(path.stem)} {json.loads(ref)['digest']}"
+        lines = [json.loads(l) for l in path.read_text(encoding="utf-8").splitlines()]
+        told = next((l["commitInfo"] for l in lines if "commitInfo" in l), {})
+        if "mlwb.table" not in told: continue
+        files = json.loads(told.get("mlwb.files", "null")) or [l["add"]["path"] for l in lines if "add" in l]  # an appended version names all of its files
+        if wanted and not all((log.parent / f).is_file() for f in files): return NONE
+        return f"version {int(path.stem)} {json.loads(told['mlwb.table'])['digest']}"
     return NONE
 
 # %% ../../notebooks/lib/core/09_states.ipynb #state

@@ -19,7 +19,7 @@ import polars as pl
 from ..core.errors import InputError, MissingInput, MlwbError, unknown
 from ..core.hidden import refuse
 from ..core.results import Result
-from ..core.workspace import publish, unique_slug
+from ..core.workspace import Project, open_workspace, publish, unique_slug, workspace_format
 from .frames import storable
 from .notes import AcquisitionNote
 
@@ -138,10 +138,7 @@ def _commit(path):
     return dict(ref=TableRef.from_json(json.loads(told["mlwb.table"]) | {"version": int(path.stem)}), files=files, time=told.get("timestamp"))
 
 # %% ../../notebooks/lib/data/04_store.ipynb #read
-def versions(
-    self: Store,
-    name: str,
-) -> list[TableRef]:  # oldest first
+def versions(self: Store, name: str) -> list[TableRef]:  # oldest first
     "The versions of a table that mlwb wrote."
     return [c["ref"] for c in self.commits(name)]
 
@@ -167,9 +164,10 @@ def _files(self, ref):
                              "Run the stage extract again.")
     files = [self._folder(ref.name) / f for f in c["files"]]
     if gone := [f.name for f in files if not f.is_file()]:
-        raise MissingInput(f"The file {gone[0]} of version {ref.version} of the table {ref.name!r} is gone. Run the stage extract again.")
+        raise MissingInput(f"The file {gone[0]} of version {ref.version} of the table {ref.name!r} is gone, by `mlwb gc --tables` or by hand. Run extract again.")
     return ref, files
 
+# %% ../../notebooks/lib/data/04_store.ipynb #scan
 def scan(
     self: Store,
     ref: TableRef | str,   # a reference, or a name for its newest version
@@ -212,12 +210,8 @@ def sweep(
     name: str,
 ) -> int:  # bytes
     "Remove files that no version names: a write that was killed left them. Only for who holds the lock, or knows that nobody writes."
-    folder = self._folder(name)
-    if not folder.is_dir(): return 0
-    known, size = {f for p in self._commits(name) for f in ((_commit(p) or {}).get("files") or [])}, 0
-    for p in folder.glob("mlwb-*.parquet*"):
-        if p.name not in known: size += p.stat().st_size; p.unlink()
-    return size
+    from mlwb.data.upkeep import orphans
+    return sum((p.stat().st_size, p.unlink())[0] for p in orphans(self._folder(name)))
 
 Store.sweep = sweep
 
@@ -295,6 +289,7 @@ def write(
     "Store a table: a new version, or the one that is there if its content is the same."
     told = json.dumps(note.to_json(), ensure_ascii=False, indent=1) if note is not None else ""
     for content in (name, told): refuse(f"The table {name!r}", content)
+    if (project := Project(self.path.parent.parent)).data == self.path and workspace_format(project): open_workspace(project)
     with self._lock(name):
         self.sweep(name)
         try:
@@ -315,10 +310,7 @@ def write(
 Store._lock, Store._sink, Store._reference, Store._publish, Store.write = _lock, _sink, _reference, _publish, write
 
 # %% ../../notebooks/lib/data/04_store.ipynb #read-note
-def read_note(
-    self: Store,
-    name: str,
-) -> AcquisitionNote | None:
+def read_note(self: Store, name: str) -> AcquisitionNote | None:
     "The acquisition note that is kept with a table."
     path = self._folder(name) / "_mlwb" / "note.json"
     return AcquisitionNote.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
