@@ -145,8 +145,8 @@ def upgrade(
                 publish(project.workspace / "format", f"{now + 1}\n")
                 done.append({"from": now, "to": now + 1, "what": what})
     except Timeout as e:
-        raise MlwbError(f"{project.workspace} has format {workspace_format(project)} and is to be upgraded to {FORMAT}, but a run or another upgrade is at work there. "
-                        "Wait for it to end, then: mlwb upgrade") from e
+        raise MlwbError(f"{project.workspace} has format {workspace_format(project)} and has to be upgraded to {FORMAT}, but a run, or another upgrade, "
+                        "is at work there. Wait for it to end, then: mlwb upgrade") from e
     return done
 
 def open_workspace(

@@ -7,7 +7,7 @@ __all__ = ['PART', 'Shared', 'find_table', 'log', 'version_of', 'version_at', 'T
 
 # %% ../../notebooks/lib/data/04_versions.ipynb #versions-imports
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 import os
@@ -46,7 +46,7 @@ def find_table(
     if which and (folder / "_delta_log").is_dir():
         store = Shared(folder)
         try: return store, store.commits("")[-1]["ref"].name
-        except MissingInput as e: raise MissingInput(f"{folder} is a Delta table, but mlwb has written no version of it. Profile it, or extract it as a source.") from e
+        except MissingInput as e: raise MissingInput(f"{folder} is a Delta table, but no version of it is mlwb's. Profile it, or extract it as a source.") from e
     if which: raise unknown("table:", str(which), there, "A table is given by its name, or by its folder in any workspace: …/workspace/data/NAME.")
     raise MissingInput("There is no table yet. The stage extract writes it: mlwb run --until extract")
 
@@ -73,7 +73,7 @@ def log(
         before = ref
     return out
 
-def _time(commit): return datetime.fromtimestamp(commit["time"] / 1000, timezone.utc)
+def _time(commit): return datetime.fromtimestamp(commit["time"] / 1000, UTC)
 
 def _bytes(files):
     try: return sum(f.stat().st_size for f in files)
@@ -103,7 +103,7 @@ def version_at(
     "The version that was the newest at a time."
     try: when = at if isinstance(at, datetime) else datetime.fromisoformat(str(at).strip())
     except ValueError: raise InputError(f"{at!r} is no time. Write it like 2026-03-01 or 2026-03-01T12:00:00+09:00.") from None
-    if when.tzinfo is None: when = when.replace(tzinfo=timezone.utc)
+    if when.tzinfo is None: when = when.replace(tzinfo=UTC)
     timed = [c for c in store.commits(name) if c["time"]]
     if found := [c["ref"] for c in timed if _time(c) <= when]: return found[-1]
     first = f"Its first version is of {_time(timed[0]).isoformat(timespec='milliseconds')}." if timed else "Its versions have no times."
@@ -227,6 +227,7 @@ def checkout(
         with open(temporary, "rb+") as f: os.fsync(f.fileno())
         os.replace(temporary, path)
     except pl.exceptions.PolarsError as e:
-        raise InputError(f"Version {ref.version} of {ref.name!r} can't be written as {path.suffix}: {' '.join(str(e).split())[:200]}. .parquet takes every table.") from e
+        why = " ".join(str(e).split())[:200]
+        raise InputError(f"Version {ref.version} of {ref.name!r} can't be written as {path.suffix}: {why}. A .parquet file takes every table.") from e
     finally: temporary.unlink(missing_ok=True)
     return path
