@@ -164,7 +164,7 @@ def _files(self, ref):
                              "Run the stage extract again.")
     files = [self._folder(ref.name) / f for f in c["files"]]
     if gone := [f.name for f in files if not f.is_file()]:
-        raise MissingInput(f"Version {ref.version} of the table {ref.name!r} is gone: its file {gone[0]} was deleted, by `mlwb gc` or by hand. Run extract again.")
+        raise MissingInput(f"Version {ref.version} of the table {ref.name!r} is gone: {gone[0]} was deleted, by `mlwb gc` or by hand. Run extract again.")
     return ref, files
 
 # %% ../../notebooks/lib/data/04_store.ipynb #scan

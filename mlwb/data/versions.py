@@ -46,7 +46,7 @@ def find_table(
     if which and (folder / "_delta_log").is_dir():
         store = Shared(folder)
         try: return store, store.commits("")[-1]["ref"].name
-        except MissingInput as e: raise MissingInput(f"{folder} is a Delta table, but no version of it is mlwb's. Profile it, or extract it as a source.") from e
+        except MissingInput as e: raise MissingInput(f"{folder} is a Delta table, but mlwb has written none of its versions. Extract it as a source.") from e
     if which: raise unknown("table:", str(which), there, "A table is given by its name, or by its folder in any workspace: …/workspace/data/NAME.")
     raise MissingInput("There is no table yet. The stage extract writes it: mlwb run --until extract")
 

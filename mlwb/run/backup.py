@@ -195,7 +195,7 @@ class Backup(Result):
 def _target(project, out):
     name = f"{slug(project.settings.name)}-{time.strftime('%Y%m%d-%H%M%S')}.mlwb.tar.gz"
     out = Path(out).expanduser() if out else Path(name)
-    out = (out / name if out.is_dir() else out).absolute()
+    out = Path(os.path.abspath(out / name if out.is_dir() else out))
     if out.exists(): raise InputError(f"{out} is there already, and no backup writes over another. Give another name, or a folder.")
     if not out.parent.is_dir(): raise InputError(f"There is no folder {out.parent} for the backup. Make it, or name another.")
     if out.resolve().is_relative_to(project.workspace.resolve()):

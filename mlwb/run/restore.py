@@ -128,7 +128,7 @@ def restore(
     folder=None,  # where the project is to be: not there yet, or empty; default: its name, in the working directory
 ) -> Restored:
     "Put a project back from its backup."
-    file, to = Path(file).expanduser(), Path(folder).expanduser().absolute() if folder else None
+    file, to = Path(file).expanduser(), Path(os.path.abspath(Path(folder).expanduser())) if folder else None
     if to: _free(to)
     base = to.parent if to else Path.cwd()
     base.mkdir(parents=True, exist_ok=True)
