@@ -252,6 +252,7 @@ def join_stored(
     for j in joins: _say_unmatched(j, said)
     return path
 
+# %% ../../notebooks/lib/data/04_joins.ipynb #unmatched
 def _say_unmatched(j, said):
     lost = j.out_of - j.matched
     if not lost: return

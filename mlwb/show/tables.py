@@ -55,6 +55,7 @@ class TableView(Small):
         if r.time: items.insert(1, (_("Time"), f"{when(r.time_start)} – {when(r.time_end)}"))
         return [facts(items), para(_("Content digest {digest}").format(digest=r.digest[:23] + "…"), "definition")]
 
+# %% ../../notebooks/lib/show/12_tables.ipynb #joined
 @shows("mlwb.data.joins.Tables")
 class TablesView(Small):
     head = msg("Tables it was joined from")
