@@ -37,7 +37,7 @@ def _itself(s, target):
     if v.drop_nulls().n_unique() == 1 and s.name != target:
         yield Anomaly(s.name, "constant", n - missing, "warning", msg("has the same value in every row that has one"), (n - missing) / n)
     if s.dtype.is_float() and (k := int(s.is_infinite().sum())):
-        yield row_anomaly(s, "infinite", s.is_infinite(), "warning", msg("has {n:,} infinite values", n=k))
+        yield row_anomaly(s, "infinite", s.is_infinite(), "warning", msg("has {n:,} infinite {n:value|values}", n=k))
 
 def _odd(s, c):
     "What a schema does not speak of; `c` is what it says of the column, if anything."
@@ -45,10 +45,10 @@ def _odd(s, c):
     kind, v = looked_at(s)
     if kind != "time" or c is not None and isinstance(c.min, str) and c.min < "1900": return
     odd = (v.dt.year() < 1900) | (v.dt.year() > 2100)
-    if odd.any(): yield row_anomaly(s, "odd-time", odd, "warning", msg("has {n:,} times before 1900 or after 2100", n=int(odd.sum())))
+    if odd.any(): yield row_anomaly(s, "odd-time", odd, "warning", msg("has {n:,} {n:time|times} before 1900 or after 2100", n=int(odd.sum())))
 
 def _of_rows(df):
-    if (k := duplicate_rows(df)): yield Anomaly("", "duplicates", k, "warning", msg("{n:,} rows are equal to an earlier one", n=k), k / df.height)
+    if (k := duplicate_rows(df)): yield Anomaly("", "duplicates", k, "warning", msg("{n:,} {n:row is|rows are} equal to an earlier one", n=k), k / df.height)
     by_content = {}
     for s in df.get_columns():
         if s.null_count() < len(s): by_content.setdefault((s.dtype, s.null_count(), _mark(s)), []).append(s)
@@ -65,7 +65,7 @@ def _mark(s):
 # %% ../../notebooks/lib/data/11_schema.ipynb #of-target
 def _of_time(df, time):
     if time in df.columns and (k := df[time].null_count()):
-        what = msg("orders the rows, but {n:,} rows have no value there; leave them out or fill them in", n=k)
+        what = msg("orders the rows, but {n:,} {n:row has|rows have} no value there; leave {n:it|them} out or fill {n:it|them} in", n=k)
         yield row_anomaly(df[time], "missing-time", df[time].is_null(), "error", what)
 
 def _of_target(df, target, time, task, note):
@@ -74,17 +74,17 @@ def _of_target(df, target, time, task, note):
     except InputError as e: yield Anomaly(target, "target", len(y), "error", msg("{reason}", reason=str(e)), 1.0); return
     n = len(y) - y.null_count()
     if (k := y.null_count()):
-        yield Anomaly(target, "unlabelled", k, "warning", msg("{n:,} rows have no label; they are kept and scored only", n=k), k / len(y))
-    if n < 200: yield Anomaly(target, "few-rows", n, "warning", msg("only {n:,} rows have a label; every figure will be uncertain", n=n), 1.0)
+        yield Anomaly(target, "unlabelled", k, "warning", msg("{n:,} {n:row has|rows have} no label; {n:it is|they are} kept and scored only", n=k), k / len(y))
+    if n < 200: yield Anomaly(target, "few-rows", n, "warning", msg("only {n:,} {n:row has|rows have} a label; every figure will be uncertain", n=n), 1.0)
     if task == "classification":
         counts = y.drop_nulls().alias("value").value_counts(name="n")
         rare = counts.filter(pl.col("n") < 10)
         k = int(rare["n"].sum())
-        if k: yield Anomaly(target, "rare-class", k, "warning", msg("{k} classes have fewer than 10 rows", k=rare.height), k / len(y))
+        if k: yield Anomaly(target, "rare-class", k, "warning", msg("{k} {k:class has|classes have} fewer than 10 rows", k=rare.height), k / len(y))
     for d in missing_with_label(df, target):
         if note is not None and d["column"] in note.known_at: continue
         yield Anomaly(d["column"], "missing-with-label", d["both"], "warning",
-                      msg("is missing in {both:,} of the {n:,} rows without a label and in {rest:,} others: probably known only afterwards",
+                      msg("is missing in {both:,} of the {n:,} rows without a label and in {rest:,} {rest:other|others}: probably known only afterwards",
                           both=d["both"], n=d["unlabelled"], rest=d["missing"] - d["both"]), d["both"] / df.height)
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #against

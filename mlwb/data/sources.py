@@ -15,6 +15,7 @@ import polars as pl
 
 from ..core.errors import InputError, suggest, unknown
 from ..core.messages import msg
+from ..core.progress import progress
 from ..core.states import source_kind
 from .frames import frame, listed, nan_to_null, tell, unique_names  # noqa: F401 (frame is at home here for its callers)
 from .notes import AcquisitionNote, load_note, merge_notes
@@ -29,7 +30,8 @@ class Opened:
         note: AcquisitionNote | None = None,
         where: str = "",  # begins an error
         scratch=None,     # kept as long as this is
-    ): self.lazy, self.again, self.note, self.where, self.scratch = lazy, again, note or AcquisitionNote(), where, scratch
+        tables=None,      # mlwb.data.joins.Tables, where it was joined from several
+    ): self.lazy, self.again, self.note, self.where, self.scratch, self.tables = lazy, again, note or AcquisitionNote(), where, scratch, tables
 
     def run(self, how):
         "What `how` makes of the LazyFrame; InputError where the source can't be read."
@@ -43,7 +45,7 @@ class Opened:
 
     def map(self, change) -> "Opened":
         "The same with changed rows: LazyFrame → LazyFrame."
-        return Opened(change(self.lazy), self.again and (lambda e: change(self.again(e))), self.note, self.where, self)
+        return Opened(change(self.lazy), self.again and (lambda e: change(self.again(e))), self.note, self.where, self, self.tables)
 
     def head(self, n: int = 5) -> pl.DataFrame:
         "The first rows."
@@ -193,7 +195,8 @@ def _open_files(paths, scratch, said, **given):
     for i, p in enumerate(paths):
         own = scratch / str(i)
         own.mkdir()
-        try: part = open_file(p, own, said, **given)
+        try:
+            with progress(msg("Looking through {file}", file=p.name)): part = open_file(p, own, said, **given)
         except InputError as e: raise InputError(f"{p} can't be read: {e}. {GIVE}") from e
         part.where = str(p)
         parts.append(part)
@@ -216,9 +219,10 @@ def _one_after_another(parts, said):
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #open-source
 def open_source(
-    source: str,               # a path, glob, folder of a Delta table, demo:NAME, database URL#TABLE, or URL of an object store
+    source: str,               # a path, glob, folder of a Delta table, demo:NAME, database URL#TABLE, URL of an object store, or sources.yaml
     base: Path | None = None,  # what a relative path is relative to; default: the working directory
     said: list | None = None,  # gets messages about what was assumed or changed; default: warnings
+    store=None,                # where the tables of a sources.yaml are kept; default: nowhere
     **given,                   # for files: encoding, delimiter, decimal, sheet, version
 ) -> Opened:
     "Open a source; InputError for whatever is not one, with the nearest name that is."
@@ -232,10 +236,15 @@ def open_source(
     kind, folder = source_kind(source), Path(scratch.name)
     if kind == "database":
         from mlwb.data.databases import spool
-        out = Opened(spool(source, folder, found, base=base), where="The database's answer")
+        with progress(msg("Reading from the database")) as p: out = Opened(spool(source, folder, found, p, base), where="The database's answer")
+    elif kind == "tables":
+        from mlwb.data.joins import join_sources
+        lazy, note, tables = join_sources(matches(source, base)[0], folder, found, store)
+        out = Opened(lazy, note=note, where=source, tables=tables)
     elif kind == "object":
         from mlwb.data.objects import fetch
-        out = _open_files(fetch(source, folder, found), folder, found, **given)
+        with progress(msg("Fetching {source}", source=source), unit="bytes") as p: files = fetch(source, folder, found, p)
+        out = _open_files(files, folder, found, **given)
     else: out = _open_files(matches(source, base), folder, found, **given)
     out.scratch = scratch
     if said is None: tell(None, *found)
@@ -260,9 +269,10 @@ def open_acquired(
     source: str,               # like open_source's
     base: Path | None = None,  # the project's folder, where acquisition.yaml is looked for
     said: list | None = None,
+    store=None,                # like open_source's
 ) -> Opened:
     "A source, opened, with all that is known about it as its note."
-    out = open_source(source, base, said)
+    out = open_source(source, base, said, store)
     note = merge_notes(load_note(Path(base or ".")), out.note)
     note.source = note.source or str(source)
     out.note = note.check(out.lazy.collect_schema().names())

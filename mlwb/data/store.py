@@ -18,6 +18,8 @@ import polars as pl
 
 from ..core.errors import InputError, MissingInput, MlwbError, unknown
 from ..core.hidden import refuse
+from ..core.messages import msg
+from ..core.progress import progress
 from ..core.results import Result
 from ..core.workspace import Project, open_workspace, publish, unique_slug, workspace_format
 from .frames import storable
@@ -223,8 +225,9 @@ def _sink(self, name, table, said):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"mlwb-{uuid4().hex}.parquet"
     how = lambda lf: storable(lf, said).sink_parquet(path, maintain_order=True, compression="zstd")
-    if hasattr(table, "run"): table.run(how)  # an opened source
-    else: how(table if isinstance(table, pl.LazyFrame) else frame(table, said).lazy())
+    with progress(msg("Storing the table {table}", table=name), path=path):
+        if hasattr(table, "run"): table.run(how)  # an opened source
+        else: how(table if isinstance(table, pl.LazyFrame) else frame(table, said).lazy())
     with open(path, "rb+") as f: os.fsync(f.fileno())
     return path
 
@@ -245,9 +248,10 @@ def _reference(self, name, files, time):
     "What a table is, from all of its rows, piece by piece."
     lf, h = scan_files(files), Digest()
     schema = lf.collect_schema()
-    for part in batches(files):
-        refuse(f"The table {name!r}", part)
-        h.update(part)
+    with progress(msg("Taking the digest of {table}", table=name), total=lf.select(pl.len()).collect().item()) as p:
+        for part in batches(files):
+            refuse(f"The table {name!r}", part)
+            p(h.update(part).rows)
     first, last = lf.select(pl.col(time).min().alias("a"), pl.col(time).max().alias("b")).collect().row(0) if time in schema else (None, None)
     iso = lambda v: "" if v is None else v.isoformat() if hasattr(v, "isoformat") else str(v)
     return TableRef(name, f"{self.path.name}/{self._folder(name).name}", 0, str(h), h.rows, {c: str(t) for c, t in schema.items()}, time, iso(first), iso(last))

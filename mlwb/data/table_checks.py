@@ -53,7 +53,7 @@ def check_rows(df, schema: Schema) -> list[Anomaly]:
     again = duplicate_rows(df) if schema.duplicates is not None and n else None
     if again and again / n > schema.duplicates + schema.tolerate and wilson(again, n, 3)[0] > schema.duplicates:
         at = _hashed(df).is_first_distinct().not_()
-        out.append(row_anomaly(at.alias(""), "duplicates", at, "warning", msg("{n:,} rows are equal to an earlier one", n=again)))
+        out.append(row_anomaly(at.alias(""), "duplicates", at, "warning", msg("{n:,} {n:row is|rows are} equal to an earlier one", n=again)))
         out[-1].examples = [[i, None] for i, _ in out[-1].examples]
     return out
 
