@@ -144,10 +144,7 @@ def versions(self: Store, name: str) -> list[TableRef]:  # oldest first
     "The versions of a table that mlwb wrote."
     return [c["ref"] for c in self.commits(name)]
 
-def commits(
-    self: Store,
-    name: str,
-) -> list[dict]:  # oldest first: ref, files, time (milliseconds since 1970)
+def commits(self: Store, name: str) -> list[dict]:  # oldest first: ref, files, time (milliseconds since 1970)
     "The commits of a table that mlwb made."
     found = [c for p in self._commits(name) if (c := _commit(p))]
     if not found: raise MissingInput(f"There is no table {name!r} in {self.path}. The stage extract writes it: mlwb run --until extract")

@@ -151,18 +151,22 @@ def _read_by(runs):
     named = {k.partition(":") for r in runs for s in r.record()["stages"] for k in s.get("trace", {})}
     return {name for kind, _, name in named if kind in ("module", "file") and not name.startswith("mlwb/") and not os.path.isabs(name)}
 
-def _source(project):
+def _source(source, base):
+    "The files that a source means, and those that a sources.yaml names."
     from mlwb.core.states import source_kind
+    from mlwb.data.joins import load_sources
     from mlwb.data.sources import matches
-    source = project.settings.source.strip()
-    if source_kind(source) != "path": return []
-    try: found = matches(source, project.root)
-    except InputError: return []  # it is not there, and a backup is no reason to ask for it
-    return [Path(os.path.relpath(p, project.root)).as_posix() for p in found]
+    if (kind := source_kind(source := source.strip())) not in ("path", "tables"): return []
+    try:
+        found = matches(source, base)
+        more = load_sources(found[0])[1].values() if kind == "tables" else ()
+    except InputError: return []  # it is not there, or not in order: a backup is no reason to ask for it
+    return found + [p for t in more for p in _source(t["source"], found[0].parent)]
 
 def _project(archive, project, runs):
     for top in (project.stages, project.root / "checks", project.reports): _tree(archive, project, top)
-    for name in sorted({*OWN, *_read_by(runs), *_source(project)}):
+    sources = {Path(os.path.relpath(p, project.root)).as_posix() for p in _source(project.settings.source, project.root)}
+    for name in sorted({*OWN, *_read_by(runs), *sources}):
         path = project.root / name
         if name.startswith(("..", "workspace/")) or name in (*archive.files, HEAD, MANIFEST): continue
         if path.is_dir(): _tree(archive, project, path)
