@@ -36,7 +36,7 @@ from mlwb.serve.predlog import PredictionLog
 
 @pytest.fixture(scope="module")
 def done(cli, make_project, tmp_path_factory):
-    """A project whose source lies in its own folder, run once, its champion's predictions, and its backup. The project itself is gone."""
+    """A project whose source lies in its own folder, run twice, its champion's predictions, and its backup. The project itself is gone."""
     rng = np.random.default_rng(0)
     size, region = rng.normal(size=600), rng.choice(["north", "south", "서울", None], size=600)
     risk = 1 / (1 + np.exp(-(1.5 * size + (region == "south"))))
@@ -47,11 +47,12 @@ def done(cli, make_project, tmp_path_factory):
     publish(root / "settings.ini", "\n".join("source = data.parquet" if l.startswith("source") else l for l in ini.split("\n")))
     publish(root / "notebooks" / "stages" / "helper.py", "FACTOR = 2\n")
     publish(root / "checks" / "large.sql", "-- none\nSELECT * FROM data WHERE size > 100\n")
-    run = cli("run", "--json", "--env", "quick", cwd=root, env={"SHOP_REGION": "north"})
-    assert run.returncode == 0, run.stderr
     project = Project(root)
-    expected = registry.champion(project).load().predict(df.head(50))
-    PredictionLog(project.predictions).append([{"model": "shop", "version": "1", "inputs": {"size": 1.0}, "id": "p1"}])
+    for _ in range(2):  # the second time with a prediction in the log
+        run = cli("run", "--json", "--env", "quick", cwd=root)
+        assert run.returncode == 0, run.stderr
+        expected = registry.champion(project).load().predict(df.head(50))
+        PredictionLog(project.predictions).append([{"model": "shop", "version": "1", "inputs": {"size": 1.0, "region": "north"}, "id": "p1"}])
     made = cli("backup", tmp_path_factory.mktemp("backup") / "shop.tar.gz", "--json", cwd=root)
     assert made.returncode == 0, made.stderr
     shown = cli("show", "--json", cwd=root).json
@@ -61,9 +62,9 @@ def done(cli, make_project, tmp_path_factory):
 
 def test_everything_works_in_another_folder(cli, done, tmp_path):
     made, run, shown, df, expected = done
-    assert made["runs"] == [run["run"]] and made["left_out"] == {} and os.stat(made["file"]).st_mode & 0o777 == 0o600
+    assert made["runs"][0] == run["run"] and len(made["runs"]) == 2 and made["left_out"] == {} and os.stat(made["file"]).st_mode & 0o777 == 0o600
     back = cli("restore", made["file"], "새 곳/shop", "--json", cwd=tmp_path)
-    assert back.returncode == 0 and back.json["runs"] == [run["run"]] and back.json["files"] == made["files"], back.stderr
+    assert back.returncode == 0 and back.json["runs"] == made["runs"] and back.json["files"] == made["files"], back.stderr
     root = tmp_path / "새 곳" / "shop"
     assert Path(back.json["folder"]) == root and os.stat(root / "workspace" / ".key").st_mode & 0o777 == 0o600
     assert (root / "notebooks" / "stages" / "helper.py").is_file() and (root / "checks" / "large.sql").is_file() and (root / "reports" / "index.html").is_file()
@@ -73,11 +74,11 @@ def test_everything_works_in_another_folder(cli, done, tmp_path):
     version = registry.champion(project)
     assert version.version == "1" and (version.load().predict(df.head(50)) == expected).all()
     assert list(PredictionLog(project.predictions).read()['id']) == ['p1']
-    assert [r["run"] for r in cli("runs", "--json", cwd=root).json["runs"]] == [run["run"]]
+    assert [r["run"] for r in cli("runs", "--json", cwd=root).json["runs"]] == made["runs"]
     assert cli("show", run["run"], "--json", cwd=root).json["outputs"] == shown["outputs"]
     [entry] = cli("data", "log", "--json", cwd=root).json["versions"]
-    assert (entry["rows"], entry["runs"]) == (600, [run["run"]])
-    again = cli("run", "--json", "--env", "quick", cwd=root, env={"SHOP_REGION": "north"})
+    assert (entry["rows"], entry["runs"]) == (600, made["runs"])
+    again = cli("run", "--json", "--env", "quick", cwd=root)
     assert {s["status"] for s in again.json["stages"]} == {"cached"}, [(s["name"], s["reason"]) for s in again.json["stages"] if s["status"] != "cached"]
     assert again.json["metrics"] == run["metrics"]
 
