@@ -31,7 +31,6 @@ from mlwb.run.record import Run
 from mlwb.run.restore import restore
 from mlwb.serve.predlog import PredictionLog
 
-
 # --- a project that has been run -----------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
@@ -152,7 +151,8 @@ def test_databases_and_tables_that_are_written_meanwhile(project, tmp_path):
 
 def test_runs_at_work_and_drafts_are_left_out_and_said(cli, project, tmp_path, monkeypatch):
     from mlwb.run.record import draft
-    whole, again, failed, killed, working = past(project, 1), past(project, 2), past(project, 3, "failed"), past(project, 4, "killed"), past(project, 5, "killed")
+    whole, again, failed = past(project, 1), past(project, 2), past(project, 3, "failed")
+    killed, working = past(project, 4, "killed"), past(project, 5, "killed")
     mine, copy = draft(project), shutil.copytree
 
     def copytree(source, *args, **more):
@@ -180,7 +180,7 @@ def test_a_table_without_a_version_what_killed_writes_left_and_odd_files(project
     (folder / "mlwb-dead.parquet").write_bytes(b"half")
     store._files(store.versions("매출 / 2024")[0])[1][0].unlink()  # as gc does
     (project.data / "first").mkdir(); (project.data / "first" / "mlwb-1.parquet").write_bytes(b"half")
-    publish(project.predictions / "a b\n&'.csv", "x"); publish(project.predictions / "x-journal", "mine"); publish(project.workspace / "pieces" / "p.json", "{}")
+    for path in (project.predictions / "a b\n&'.csv", project.predictions / "x-journal", project.workspace / "pieces" / "p.json"): publish(path, "x")
     os.mkfifo(project.predictions / "pipe"); (project.artifacts / "x").mkdir(parents=True); (project.artifacts / "x" / "broken").symlink_to("nowhere")
     publish(project.artifacts / "x" / os.fsdecode(b"\xff.bin"), b"\0")
     back = Project(Path(restore(backup(project, tmp_path / "b.tar.gz").file, tmp_path / "back").folder))
@@ -219,7 +219,8 @@ else: restore.restore(sys.argv[5], sys.argv[6])
 def test_a_killed_backup_leaves_no_file_of_that_name(project, tmp_path, at):
     past(project, 1)
     PredictionLog(project.predictions).append([{"model": "m", "version": "1", "inputs": {}}])
-    run = lambda *at: subprocess.run([sys.executable, "-c", CHILD, *map(str, at), "backup", project.root, tmp_path / "b.tar.gz"], capture_output=True, text=True)
+    command = ["backup", project.root, tmp_path / "b.tar.gz"]
+    run = lambda *at: subprocess.run([sys.executable, "-c", CHILD, *map(str, at), *command], capture_output=True, text=True)
     killed = run(*at)
     assert killed.returncode == -signal.SIGKILL and not (tmp_path / "b.tar.gz").exists(), killed.stderr
     assert run("os", "replace", 99).returncode == 0 and restore(tmp_path / "b.tar.gz", tmp_path / "back").files
@@ -227,7 +228,8 @@ def test_a_killed_backup_leaves_no_file_of_that_name(project, tmp_path, at):
 
 @pytest.mark.parametrize("at", [("restore", "_written", 3), ("restore", "_verify", 0), ("restore", "moved", 0), ("os", "rename", 0)])
 def test_a_killed_restore_leaves_no_project(done, tmp_path, at):
-    run = lambda *at: subprocess.run([sys.executable, "-c", CHILD, *map(str, at), "restore", done[0]["file"], tmp_path / "back"], capture_output=True, text=True)
+    command = ["restore", done[0]["file"], tmp_path / "back"]
+    run = lambda *at: subprocess.run([sys.executable, "-c", CHILD, *map(str, at), *command], capture_output=True, text=True)
     killed = run(*at)
     assert killed.returncode == -signal.SIGKILL and not (tmp_path / "back").exists(), killed.stderr
     assert run("os", "rename", 99).returncode == 0 and (tmp_path / "back" / "settings.ini").is_file()
@@ -303,7 +305,8 @@ def test_an_archive_that_mlwb_has_not_made_writes_nothing(tmp_path, what):
     path = archive(tmp_path / "a.tar.gz", **given)
     (tmp_path / "there").mkdir()
     with pytest.raises(InputError, match=words) as e: restore(path, tmp_path / "there" / "p")
-    assert not list((tmp_path / "there").iterdir()) and sorted(p.name for p in tmp_path.iterdir()) == ["a.tar.gz", "there"] and not Path("/tmp/evil-of-a-test").exists()
+    assert not list((tmp_path / "there").iterdir()) and sorted(p.name for p in tmp_path.iterdir()) == ["a.tar.gz", "there"]
+    assert not Path("/tmp/evil-of-a-test").exists()
     assert "\n" not in str(e.value)
 
 

@@ -58,9 +58,11 @@ def test_the_log_says_what_when_and_who_needs_it(cli, project, sales, tmp_path):
     versions = told.json["versions"]
     assert [(v["version"], v["rows"], v["change"], v["runs"]) for v in versions] == [
         (0, 1000, 1000, []), (1, 2000, 1000, ["20260101-000000-abcd"]), (2, 2000, 0, []), (3, 2000, 0, [])]
-    assert versions[3]["columns_gone"] == ["city"] and 0 < versions[0]["bytes"] < versions[1]["bytes"] and all(v["digest"].startswith("sha256:") for v in versions)
+    assert versions[3]["columns_gone"] == ["city"] and 0 < versions[0]["bytes"] < versions[1]["bytes"]
+    assert all(v["digest"].startswith("sha256:") for v in versions)
     shown = cli("data", "log", "table", cwd=project.root).stdout.splitlines()
-    assert [l.split()[0] for l in shown] == ["3", "2", "1", "0"] and "-city" in shown[0] and "1 run: 20260101-000000-abcd" in shown[2] and "(+1,000)" in shown[3]
+    assert [l.split()[0] for l in shown] == ["3", "2", "1", "0"] and "-city" in shown[0] and "(+1,000)" in shown[3]
+    assert "1 run: 20260101-000000-abcd" in shown[2]
     away = tmp_path / "elsewhere"
     away.mkdir()
     shared = cli("data", "log", sales._folder("table"), "--json", cwd=away)  # of a colleague, from no project at all
@@ -71,18 +73,21 @@ def test_the_log_says_what_when_and_who_needs_it(cli, project, sales, tmp_path):
 
 def test_the_difference_in_columns_rows_and_distributions(cli, project, sales):
     told = cli("data", "diff", "table", "1", "2", "--json", cwd=project.root)
-    assert told.returncode == 0 and (told.json["versions"], told.json["added"], told.json["gone"], told.json["changed"]) == ([1, 2], 792, 792, None), told.stderr
+    assert told.returncode == 0, told.stderr
+    assert [told.json[k] for k in ("versions", "added", "gone", "changed")] == [[1, 2], 792, 792, None]
     [amount] = told.json["distributions"]
-    assert (amount["column"], amount["kind"], amount["measure"]) == ("amount", "moved", "ks") and .2 < amount["low"] <= amount["distance"] <= amount["high"] < .4
+    assert (amount["column"], amount["kind"], amount["measure"]) == ("amount", "moved", "ks")
+    assert .2 < amount["low"] <= amount["distance"] <= amount["high"] < .4
     keyed = cli("data", "diff", "1", "2", "--key", "id", "--json", cwd=project.root).json  # of the project's table
     assert (keyed["added"], keyed["gone"], keyed["changed"], keyed["cells"]) == (0, 0, 792, {"amount": 792})
     shown = cli("data", "diff", "table", "-2", "-1", cwd=project.root).stdout  # numbers from the newest are no options
     assert "version 2 → 3" in shown and "columns: - city, id: Int64 → String" in shown and "rows: 0 added, 0 gone" in shown and "distribution: id type" in shown
-    assert cli("data", "diff", cwd=project.root).stdout == shown and "no difference" in cli("data", "diff", "table", "1", "1", cwd=project.root).stdout
-    for words, said in ((("table", "0", "9"), "no version of|version of the table"), (("tabel",), "Did you mean 'table'"), (("table", "0", "x"), "is no version"),
+    assert cli("data", "diff", cwd=project.root).stdout == shown
+    assert "no difference" in cli("data", "diff", "table", "1", "1", cwd=project.root).stdout
+    for words, said in ((("table", "0", "9"), "version of the table"), (("tabel",), "Did you mean 'table'"), (("table", "0", "x"), "is no version"),
                         (("table", "0", "1", "--key", "city"), "is no key")):
         done = cli("data", "diff", *words, "--json", cwd=project.root)
-        assert done.returncode == 2 and any(s in done.json["error"] for s in said.split("|")), done.stderr
+        assert done.returncode == 2 and said in done.json["error"], done.stderr
 
 
 def test_any_version_as_a_file(cli, project, sales):
@@ -94,7 +99,8 @@ def test_any_version_as_a_file(cli, project, sales):
     assert cli("data", "checkout", "table", "--at", at, "-o", "e.csv", "--json", cwd=project.root).json["version"] == 1
     assert cli("data", "checkout", "--version", "-4", "-o", "e.csv", cwd=project.root).stdout == "table, version 0, 1,000 rows: e.csv\n"
     for words, said in ((("--at", "2001-01-01", "-o", "x.csv"), "had no version at"), (("--at", "soon", "-o", "x.csv"), "is no time"), ((), "Say which: -o"),
-                        (("--version", "1", "--at", at, "-o", "x.csv"), "Give one of them"), (("-o", "x.xls"), "kind of file"), (("-o", "no/x.csv"), "There is no folder")):
+                        (("--version", "1", "--at", at, "-o", "x.csv"), "Give one of them"), (("-o", "x.xls"), "kind of file"),
+                        (("-o", "no/x.csv"), "There is no folder")):
         done = cli("data", "checkout", *words, "--json", cwd=project.root)
         assert done.returncode == 2 and said in done.json["error"] and not (project.root / "x.csv").exists(), done.stderr
 
@@ -150,7 +156,8 @@ def test_a_workspace_of_the_first_format_is_read_as_it_is(project, capfd):
     assert capfd.readouterr().err == ""
     ref = store.write("매출 2024", OLD.drop("b"), append=True)  # whoever writes upgrades
     assert capfd.readouterr().err.count(f"format 1 → {FORMAT}") == 1 and workspace_format(project) == FORMAT
-    assert (ref.version, ref.rows) == (3, 6) and store.read(ref).equals(OLD.drop("b").vstack(OLD.drop("b"))) and store.read(store.versions("매출 2024")[0]).equals(OLD)
+    assert (ref.version, ref.rows) == (3, 6) and store.read(ref).equals(OLD.drop("b").vstack(OLD.drop("b")))
+    assert store.read(store.versions("매출 2024")[0]).equals(OLD)
     assert {p: p.read_bytes() for p in before if p.name != "format"} == {p: b for p, b in before.items() if p.name != "format"}, "and changes no file"
 
 

@@ -55,7 +55,7 @@ def outdated(
     folder: Path,           # of a table
     keep: int,              # newest versions that stay, 1 or more
     pins: frozenset = frozenset(),  # versions that stay besides
-) -> tuple[list[int], list[Path]]:  # versions that would be gone then, and files that only they name
+) -> tuple[list[int], list[Path]]:  # versions that are there and would be gone then, and files that nobody else names
     "What old versions of a table take up."
     log, now = _log(folder), set()
     if not log or log[0]["version"]: return [], []  # another tool has cut the log: what its beginning names can't be told
@@ -65,7 +65,7 @@ def outdated(
     needed = now.union(*(c["files"] for c in staying), *(c["added"] for c in log if not c["ref"]))
     inside = {f for c in ours for f in c["files"] if Path(f).name == f and _plain(folder / f)}
     away = inside - needed
-    return [c["version"] for c in ours if c["files"] & away], sorted(folder / f for f in away)
+    return [c["version"] for c in ours if c["files"] & away and c["files"] <= inside], sorted(folder / f for f in away)
 
 # %% ../../notebooks/lib/data/04_upkeep.ipynb #tend
 @dataclass
