@@ -123,10 +123,10 @@ def backup(
     as_json: Json = False,
 ):
     "Save the whole project to one file: settings, notebooks, tables, runs, models; while it is in use."
+    from mlwb.cli import _project
     from mlwb.core.messages import say
-    from mlwb.core.workspace import find_project
     from mlwb.run.backup import backup
-    done = backup(find_project(), out)
+    done = backup(_project(), out)
     if as_json: return _print(done)
     for run, why in done.left_out.items(): print(f"left out  {run}: {say(why)}")
     print(f"{done.file}: {done.files:,} files, {len(done.runs):,} runs, {done.bytes / 1e6:,.1f} MB")
@@ -144,9 +144,10 @@ def restore(
 
 def upgrade(as_json: Json = False):
     "Bring the project's workspace to the format of this mlwb, which every command that writes does by itself."
+    from mlwb.cli import _project
     from mlwb.core.messages import say
-    from mlwb.core.workspace import find_project, upgrade, workspace_format
-    project = find_project()
+    from mlwb.core.workspace import upgrade, workspace_format
+    project = _project()
     steps = upgrade(project)
     if as_json: return _print({"format": workspace_format(project), "steps": steps})
     for s in steps: print(f"format {s['from']} → {s['to']}: {say(s['what'])}")

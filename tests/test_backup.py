@@ -183,12 +183,17 @@ def test_a_table_without_a_version_what_killed_writes_left_and_odd_files(project
     for path in (project.predictions / "a b\n&'.csv", project.predictions / "x-journal", project.workspace / "pieces" / "p.json"): publish(path, "x")
     os.mkfifo(project.predictions / "pipe"); (project.artifacts / "x").mkdir(parents=True); (project.artifacts / "x" / "broken").symlink_to("nowhere")
     publish(project.artifacts / "x" / os.fsdecode(b"\xff.bin"), b"\0")
+    os.chmod(publish(project.root / "acquisition.yaml", "owner: Kim\n"), 0o600)
+    PredictionLog(project.predictions).append([{"model": "m", "version": "1", "inputs": {}}])
+    os.chmod(project.predictions / "predictions.db", 0o600)
     back = Project(Path(restore(backup(project, tmp_path / "b.tar.gz").file, tmp_path / "back").folder))
     there = Store(back.data)
     assert there.read("매출 / 2024")["n"].to_list() == [2] and len(there.versions("매출 / 2024")) == 3
     assert sorted(p.name for p in there._folder("매출 / 2024").glob("*.parquet")) == sorted(c["files"][0] for c in store.commits("매출 / 2024")[1:])
     found = {p.relative_to(back.workspace).as_posix() for p in back.workspace.rglob("*") if p.is_file() and "data/" not in p.as_posix()}
-    assert found == {".key", "format", "predictions/a b\n&'.csv", "predictions/x-journal", os.fsdecode(b"artifacts/x/\xff.bin")}
+    private = {p.relative_to(back.root).as_posix() for p in back.root.rglob("*") if p.is_file() and p.stat().st_mode & 0o777 == 0o600}
+    assert private == {"workspace/.key", "acquisition.yaml", "workspace/predictions/predictions.db"}
+    assert found == {".key", "format", "predictions/predictions.db", "predictions/a b\n&'.csv", "predictions/x-journal", os.fsdecode(b"artifacts/x/\xff.bin")}
 
 
 def test_gc_and_a_backup_take_turns(project, tmp_path):

@@ -115,6 +115,15 @@ def test_a_version_that_is_gone_says_so(cli, project, sales):
     assert cli("gc", "--tables", "0", cwd=project.root).returncode == 2
 
 
+def test_a_shared_table_is_a_source_with_its_rows_in_their_order(project, sales):
+    folder = sales._folder("table")
+    assert read(str(folder), said=[])[0].equals(sales.read("table")) and read(folder, said=[], version=1)[0].equals(sales.read(sales.versions("table")[1]))
+    sales.write("table", sales.read("table").head(10), append=True)
+    assert read(folder, said=[])[0].equals(sales.read("table")), "also where it consists of several files"
+    pl.DataFrame({"id": ["x"], "amount": [1.0]}).write_delta(folder, mode="append")
+    assert read(folder, said=[])[0].height == 2011 and read(folder, said=[], version=4)[0].height == 2010, "another tool's commit is read as Delta says"
+
+
 def test_where_there_is_no_table(cli, tmp_path, project):
     assert "Run" not in cli("data", "log", cwd=tmp_path).stdout and cli("data", "log", cwd=tmp_path).returncode == 2
     told = cli("data", "log", cwd=project.root)

@@ -132,7 +132,12 @@ def _excel(path, scratch, said, sheet=""):
     if not sheet and len(sheets) > 1: tell(said, msg("Of {n} sheets the first was read: {sheet}.", n=len(sheets), sheet=sheets[0]))
     return Opened(pl.read_excel(path, sheet_name=sheet or sheets[0], engine="calamine", infer_schema_length=None).lazy())
 
-def _delta(path, scratch, said, version=None): return Opened(pl.scan_delta(str(path), version=version))
+def _delta(path, scratch, said, version=None):
+    from mlwb.data.store import _commit, scan_files
+    log = {int(p.stem): p for p in (path / "_delta_log").glob("*.json") if p.stem.isdecimal()}
+    at = log.get(max(log, default=None) if version is None else version)
+    if at and (ours := _commit(at)): return Opened(scan_files([path / f for f in ours["files"]]).select(list(ours["ref"].columns)))  # in their order
+    return Opened(pl.scan_delta(str(path), version=version))
 
 TEXT, SHEETS = (".csv", ".tsv", ".tab", ".psv", ".txt"), (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 OPENERS = {**dict.fromkeys(TEXT, _csv), **dict.fromkeys((".parquet", ".pq"), _parquet), **dict.fromkeys((".jsonl", ".ndjson"), _json_lines), ".json": _json,

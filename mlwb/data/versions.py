@@ -53,7 +53,7 @@ def find_table(
 def _place(text):
     from urllib.parse import unquote, urlsplit
     if text.startswith("file://"): return Path(unquote(urlsplit(text).path))
-    if "://" in text: raise InputError(f"{text} is not on this machine. Give the folder of a table that is; a remote one is read as a source.")
+    if "://" in text: raise InputError(f"{text} is not on this machine. Give the folder of a table that is, or copy its whole folder here first.")
     return Path(text).expanduser()
 
 # %% ../../notebooks/lib/data/04_versions.ipynb #log

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core.errors import InputError
 from ..core.results import Result
 from ..core.workspace import Project, slug, workspace_format
-from .backup import BACKUP_FORMAT, HEAD, KEY, MANIFEST
+from .backup import BACKUP_FORMAT, HEAD, MANIFEST
 
 # %% ../../notebooks/lib/run/22_restore.ipynb #names
 class _Refused(Exception): "Why an archive is not restored, to follow its name."
@@ -72,14 +72,14 @@ def _verify(place, listed, seen):
     if not isinstance(files, dict) or not all(map(entry, files.values())): raise _Refused("its list of files is damaged")
     if extra := sorted(seen.keys() - files.keys()): raise _Refused(f"{extra[0][:200]!r} is not in its list of files")
     for name, found in seen.items():
-        if files[name] != found: raise _Refused(f"{name[:200]!r} is not what was saved: its digest or its length differs")
+        if {k: files[name][k] for k in found} != found: raise _Refused(f"{name[:200]!r} is not what was saved: its digest or its length differs")
     first = {e["sha256"]: n for n, e in reversed(seen.items())}
     for name in files.keys() - seen.keys():
         _checked(name, (HEAD, MANIFEST))
-        if (e := files[name])["sha256"] not in first or seen[same := first[e["sha256"]]] != e: raise _Refused(f"{name[:200]!r} is missing")
+        if (e := files[name])["sha256"] not in first or seen[same := first[e["sha256"]]]["size"] != e["size"]: raise _Refused(f"{name[:200]!r} is missing")
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         _again(place / same, place / name, all(n.startswith("workspace/runs/") for n in (same, name)))
-    for name in files: os.chmod(place / name, 0o600 if name == KEY else 0o644)
+    for name, e in files.items(): os.chmod(place / name, 0o600 if e.get("private") or name == "workspace/.key" else 0o644)
     if "settings.ini" not in files: raise _Refused("there is no settings.ini in it, so it is no project")
 
 def _again(path, to, link):
