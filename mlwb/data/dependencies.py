@@ -34,7 +34,7 @@ def _candidates(df):
         distinct = looked_at(s.sample(min(len(s), 5000), seed=0))[1].n_unique()
         if distinct * REPEATED > min(len(s), 5000) * 2: continue  # nearly all differ: not worth counting all
         codes, k = codes_of(s)
-        if 2 <= k <= min(MOST_VALUES, len(s) / REPEATED): out[s.name] = (codes, k)
+        if 2 <= k <= min(MOST_VALUES, len(s) / REPEATED): out[s.name] = (codes.astype(np.int16), k)  # of many rows, a quarter of the memory
     return dict(sorted(out.items(), key=lambda x: x[1][1])[:MOST_COLUMNS])
 
 # %% ../../notebooks/lib/data/10_dependencies.ipynb #holds
@@ -42,6 +42,7 @@ SURE = -30.0  # log of the probability that it holds by chance
 
 def _groups(a, ka, b, kb):
     "Different pairs of values, as many as different values of a if a determines b."
+    a = a.astype(np.int64)
     if ka * kb <= 4_000_000: return int((np.bincount(a * kb + b, minlength=1) > 0).sum())
     return pl.Series(a * kb + b).n_unique()
 
@@ -117,11 +118,11 @@ def find_keys(
 ) -> list[list[str]]:
     "Pairs of columns that together name a row, where none does alone; at most one."
     if single or df.height < LEAST_ROWS: return []
-    kept = [s for s in df.get_columns() if not s.dtype.is_float() and not s.dtype.is_nested() and s.dtype != pl.Binary and not s.null_count()]
-    n, distinct = df.height, {s.name: s.n_unique() for s in kept}
+    n, kept = df.height, lambda s: not s.dtype.is_float() and not s.dtype.is_nested() and s.dtype != pl.Binary and not s.null_count()
+    distinct = {s.name: s.n_unique() for s in df.get_columns() if kept(s)}
     usable = [c for c, k in distinct.items() if 2 <= k < n]
     tried = sorted((p for p in itertools.combinations(usable, 2) if distinct[p[0]] * distinct[p[1]] >= n), key=lambda p: distinct[p[0]] * distinct[p[1]])
     for p in tried[:pairs]:
         if n * n / 2 / (distinct[p[0]] * distinct[p[1]]) < MEETINGS: continue
-        if not df.select(p).head(20_000).is_duplicated().any() and df.select(p).n_unique() == n: return [list(p)]
+        if not df.select(p).slice(0, 20_000).is_duplicated().any() and df.select(p).slice(0, n).n_unique() == n: return [list(p)]
     return []

@@ -23,7 +23,7 @@ from .notes import AcquisitionNote
 from .patterns import image_share
 from .periods import usual
 from .shapes import Shapes, distance, shape_of
-from .tables import duplicate_rows
+from .tables import duplicate_rows, held
 from .words import value_counts
 
 # %% ../../notebooks/lib/data/10_inference.ipynb #tolerated
@@ -198,7 +198,7 @@ def infer(
 ) -> Schema:
     "The schema that a table suggests."
     df = frame(df, [])
-    if getattr(df, "by_column", False): df = df.slice(0, df.height)
+    df = held(df)
     for what, name in (("target", target), ("time", time)):
         if name and name not in df.columns: raise unknown(f"column for {what} in the table:", name, df.columns)
     if time and looked_at(df[time])[0] not in ("time", "integer", "number"):

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import polars as pl
 
-from ..core.errors import InputError, suggest, unknown
+from ..core.errors import InputError, MlwbError, suggest, unknown
 from ..core.messages import msg
 from ..core.states import source_kind
-from .frames import frame, listed, nan_to_null, tell, unique_names  # noqa: F401 (frame is at home here for its callers)
+from .frames import disk_says, frame, listed, nan_to_null, tell, unique_names  # noqa: F401 (frame is at home here for its callers)
 from .notes import AcquisitionNote, load_note, merge_notes
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #opened
@@ -34,6 +34,7 @@ class Opened:
         "What `how` makes of the LazyFrame; InputError where the source can't be read."
         try: return how(self.lazy)
         except pl.exceptions.PolarsError as e:
+            if disk_says(e): raise  # where it is written to
             try:
                 if self.again is None: raise InputError(" ".join(str(e).split())[:300]) from e
                 self.lazy, self.again = self.again(e), None
@@ -94,6 +95,7 @@ def unpack(
     except ImportError: raise InputError(f"unpacking {kind} needs a package: pip install {PACKED[kind]}") from None
     except (OSError, EOFError, ValueError, RuntimeError, lib.__dict__.get("BadZipFile", OSError), lib.__dict__.get("LZMAError", OSError),
             lib.__dict__.get("ZstdError", OSError)) as e:
+        if disk_says(e): raise
         raise InputError(f"it can't be unpacked ({' '.join(str(e).split())[:120]})") from e
     return out
 
@@ -147,7 +149,9 @@ def open_file(
         out = kind(path, scratch, said, **given)
         names = out.lazy.collect_schema().names()
     except TypeError as e: raise InputError(f"{', '.join(given)} can't be given for this kind of file") from e
-    except OSError as e: raise InputError(e.strerror or str(e)) from e
+    except OSError as e:
+        if disk_says(e): raise
+        raise InputError(e.strerror or str(e)) from e
     except pl.exceptions.PolarsError as e: raise InputError(f"it is no {path.suffix.lstrip('.').capitalize()} file ({' '.join(str(e).split())[:200]})") from e
     if not names: raise InputError("it has 0 columns")
     own = unique_names(names, fold=True, said=said)
@@ -221,17 +225,23 @@ def open_source(
         if name not in DEMOS: raise unknown("demo", name, DEMOS)
         df, note = DEMOS[name]()
         return Opened(df.lazy(), note=note, where=source)
-    kind, folder = source_kind(source), Path(scratch.name)
-    if kind == "database":
-        from mlwb.data.databases import spool
-        out = Opened(spool(source, folder, found, base=base), where="The database's answer")
-    elif kind == "object":
-        from mlwb.data.objects import fetch
-        out = _open_files(fetch(source, folder, found), folder, found, **given)
-    else: out = _open_files(matches(source, base), folder, found, **given)
+    try: out = _open(source_kind(source), source, base, Path(scratch.name), found, given)
+    except (OSError, pl.exceptions.PolarsError) as e:
+        if not (why := disk_says(e)): raise
+        raise MlwbError(f"The temporary folder {tempfile.gettempdir()} can't hold what is read from the source: {why}. Make room there, or name another folder "
+                        "in the environment variable TMPDIR.") from e
     out.scratch = scratch
     if said is None: tell(None, *found)
     return out
+
+def _open(kind, source, base, folder, said, given):
+    if kind == "database":
+        from mlwb.data.databases import spool
+        return Opened(spool(source, folder, said, base=base), where="The database's answer")
+    if kind == "object":
+        from mlwb.data.objects import fetch
+        return _open_files(fetch(source, folder, said), folder, said, **given)
+    return _open_files(matches(source, base), folder, said, **given)
 
 def read(
     source: str,

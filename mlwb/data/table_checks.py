@@ -66,6 +66,7 @@ def check_key(df, key: list[str]) -> Anomaly | None:
     "Rows whose key an earlier row has."
     if any(c not in df.columns for c in key): return None
     part = df.select(key)
+    if getattr(part, "by_column", False): part = part.slice(0, part.height)
     again = part.is_duplicated() & ~part.select(pl.struct(key).is_first_distinct()).to_series()
     s = part.select(pl.struct(key).alias(", ".join(key))).to_series() if len(key) > 1 else part[key[0]]
     return row_anomaly(s, "key", again, "error", msg("have values together that an earlier row has"), columns=list(key)) if again.any() else None
