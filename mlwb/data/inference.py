@@ -37,13 +37,15 @@ def tolerated(
 class Parts:
     "The rows of a table in the order of their time, if there is one."
     def __init__(self, df: pl.DataFrame, time: str = ""):
-        self.n, self.order = df.height, None
-        if time and df.height >= 40 and df[time].null_count() < df.height: self.order = df[time].arg_sort(nulls_last=True)
+        self.n, self.order, s = df.height, None, df[time] if time and df.height >= 40 else None
+        if s is None or s.null_count() == len(s): return
+        self.sorted = not s.null_count() and s.is_sorted()
+        self.order = pl.int_range(self.n, dtype=pl.UInt32, eager=True) if self.sorted else s.arg_sort(nulls_last=True)
 
     def of(self, v: pl.Series, parts: int) -> list[pl.Series]:
         "A column, cut; empty without a time."
         if self.order is None: return []
-        v, ends = v.gather(self.order), [round(i * self.n / parts) for i in range(parts + 1)]
+        v, ends = v if self.sorted else v.gather(self.order), [round(i * self.n / parts) for i in range(parts + 1)]
         return [v.slice(a, b - a) for a, b in zip(ends, ends[1:])]
 
     def trend(self, v: pl.Series) -> int:

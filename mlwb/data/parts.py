@@ -41,10 +41,11 @@ def profile_in_parts(
     hashes = RowHashes(table.height)
     for at, x in pieces:
         for i, c in enumerate(p.columns): hashes.add(x[c.name], i, is_id(c), at)
-    p.duplicates = hashes.duplicates()
+    p.duplicates, but_ids = hashes.duplicates(), hashes.but_ids()
+    del hashes  # of every row
     if t is not None: p.target_summary = summary_of_target(t, p.column(target))
     if t is not None and time: p.target_over_time = target_over_time(table, t, time)
-    p.alerts = find_alerts(table, p.columns, t, p.duplicates, p.suspects, hashes.but_ids())
+    p.alerts = find_alerts(table, p.columns, t, p.duplicates, p.suspects, but_ids)
     p.headlines = headlines(p)
     p.notes = [*notes, *_said(p, sampled), *p.notes[1:], *some.notes]  # the first of a merged profile's says what is left out
     return p

@@ -53,6 +53,13 @@ class Opened:
         "All rows."
         return self.run(lambda lf: nan_to_null(lf.collect()))
 
+    def spread(self, rows: int, cells: int = 2**25) -> tuple[pl.DataFrame, int]:
+        "All rows (whose number is known), or of many every k-th; and k."
+        names = self.lazy.collect_schema().names()
+        k, i = max(1, -(-rows * len(names) // cells)), max(names, key=len) + "_"
+        if k == 1: return self.collect(), 1
+        return nan_to_null(self.run(lambda lf: lf.with_row_index(i).filter(pl.col(i) % k == 0).select(names).collect(engine="streaming"))), k
+
 GIVE = "Give a file with a header and rows."
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #scratch
