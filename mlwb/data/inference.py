@@ -227,6 +227,6 @@ def _infer_table(df, schema, parts):
     schema.dependencies = find_dependencies(df, order=parts.order)
     if not schema.time: return
     s = df[schema.time]
-    schema.ordered = n > 20 and not s.null_count() and s.is_sorted() and s.n_unique() > 1
+    schema.ordered = n > 20 and not s.null_count() and s.is_sorted() and s[0] != s[-1]
     if looked_at(s)[0] == "time":
         for k, x in usual(s).items(): setattr(schema, k, x)
