@@ -24,7 +24,7 @@ from .schemafile import from_yaml, load_schema, save_schema, to_yaml  # noqa: F4
 from .sqlchecks import read_checks, run_checks
 from .suspects import missing_with_label
 from .table_checks import check_dependency, check_distributions, check_key, check_names, check_reference, check_rows, check_time, expected_in
-from .tables import duplicate_rows
+from .tables import duplicate_rows, held
 from .targets import check_target, infer_task
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #itself
@@ -51,12 +51,13 @@ def _of_rows(df):
     if (k := duplicate_rows(df)): yield Anomaly("", "duplicates", k, "warning", msg("{n:,} {n:row is|rows are} equal to an earlier one", n=k), k / df.height)
     by_content = {}
     for s in df.get_columns():
-        if s.null_count() < len(s): by_content.setdefault((s.dtype, s.null_count(), _mark(s)), []).append(s)
+        if s.null_count() < len(s): by_content.setdefault((s.dtype, s.null_count(), _mark(s)), []).append(s.name)
     for group in by_content.values():
-        for i, s in enumerate(group):
-            first = next((o for o in group[:i] if s.equals(o, check_names=False)), None)
+        for i, name in enumerate(group[1:], 1):
+            s = df[name]
+            first = next((o for o in map(df.__getitem__, group[:i]) if s.equals(o, check_names=False)), None)
             if first is None or first.n_unique() < 2: continue
-            yield Anomaly(s.name, "same-column", len(s), "warning", msg("is the same as {column}", column=first.name), 1.0, columns=[first.name, s.name])
+            yield Anomaly(name, "same-column", len(s), "warning", msg("is the same as {column}", column=first.name), 1.0, columns=[first.name, name])
 
 def _mark(s):
     try: return int(s.head(1000).hash(0).sum())
@@ -70,7 +71,9 @@ def _of_time(df, time):
 
 def _of_target(df, target, time, task, note):
     y = df[target]
-    try: check_target(df, target, task, time, said=[])
+    pair = df.select(list(dict.fromkeys(filter(None, (target, time)))))
+    if getattr(pair, "by_column", False): pair = pair.slice(0, pair.height)
+    try: check_target(pair, target, task, time, said=[], schema=df.schema)
     except InputError as e: yield Anomaly(target, "target", len(y), "error", msg("{reason}", reason=str(e)), 1.0); return
     n = len(y) - y.null_count()
     if (k := y.null_count()):
@@ -107,7 +110,7 @@ def _explained(moved, found, df):
     return sum(a.rows for a in found if a.column == moved.column and a.kind in ("domain", "range", "format", "length")) > .05 * df.height
 
 def _figures(df, distances):
-    missing = {s.name: {"missing": round(s.null_count() / max(1, len(s)), 6)} for s in df.get_columns()[:1000]}
+    missing = {c: {"missing": round(df[c].null_count() / max(1, df.height), 6)} for c in df.columns[:1000]}
     return {n: d | ({"distance": distances[n]} if n in distances else {}) for n, d in missing.items()}
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #validate
@@ -127,7 +130,7 @@ def validate(
     "Every way in which a table is not as it should be, errors first."
     said = []
     df = frame(df, said)
-    if getattr(df, "by_column", False): df = df.slice(0, df.height)
+    df = held(df)
     if schema is not None: expected_in(schema, environment)
     found, distances = [Anomaly("", "changed", df.height, "warning", m, 1.0) for m in said], {}
     checks = read_checks(Path(checks)) if isinstance(checks, (str, Path)) else list(checks)
