@@ -110,7 +110,8 @@ def _delta(fs, path, every):
             (file := folder / _inside(path, n)).parent.mkdir(parents=True, exist_ok=True)
             fs.get_file(n, str(file))
         try: known = {Path(u).relative_to(folder).as_posix() for u in DeltaTable(folder).file_uris()}
-        except (DeltaError, OSError, ValueError) as e: raise InputError(f"{path} holds a Delta table that can't be read ({' '.join(str(e).split())[:200]}).") from None
+        except (DeltaError, OSError, ValueError) as e:
+            raise InputError(f"{path} holds a Delta table that can't be read ({' '.join(str(e).split())[:200]}).") from None
     files = {n: i for n, i in every.items() if _below_it(path, n) in known}
     if gone := known - {_below_it(path, n) for n in files}: raise InputError(f"The Delta table lacks the file {min(gone)} of its newest version.")
     return log | files
