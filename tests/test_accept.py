@@ -16,7 +16,8 @@ from mlwb.data.schemaedit import edit_yaml
 FIELDS = {  # kind -> the facts that accepting it may change
     "range": {"min", "max"}, "domain": {"domain"}, "dependency": {"dependencies"}, "empty": {"nullable", "missing"}, "missing": {"nullable", "missing"},
     "missing-column": {"required"}, "new-column": {"column"}, "constant": {"constant"}, "distribution": {"max_distance"}, "duplicates": {"duplicates"},
-    "rows": {"min_rows", "max_rows"}, "infinite": {"infinite"}, "unique": {"unique"}, "order": {"ordered"}, "gap": {"gaps"}, "length": {"min_length", "max_length"},
+    "rows": {"min_rows", "max_rows"}, "infinite": {"infinite"}, "unique": {"unique"}, "order": {"ordered"}, "gap": {"gaps"},
+    "length": {"min_length", "max_length"},
     "period-rows": {"min_per_period", "max_per_period"}, "reference": {"references"}}
 OF_TABLE = {"dependencies", "duplicates", "min_rows", "max_rows", "ordered", "gaps", "min_per_period", "max_per_period", "references"}
 
@@ -51,10 +52,10 @@ def test_whoever_accepts_all_has_a_table_without_findings(periods, name):  # noq
             try: df = plant(df)
             except pl.exceptions.PolarsError: continue
     text, steps = to_yaml(schema, "# agreed"), 0
-    for steps in range(200):
+    while steps < 200:
         left = [a for a in found(schema, df).anomalies if why_not(schema, a) is None]
         if not left: break
-        new, _ = accept(schema, left[0], df)
+        new, steps = accept(schema, left[0], df)[0], steps + 1
         text = edit_yaml(text, schema, new)
         schema = replace(from_yaml(text), shapes=new.shapes)
     assert not left and steps > 8 and text.startswith("# agreed\n") and found(schema, df).valid
@@ -113,14 +114,14 @@ def text(review): return review.path.read_text(encoding="utf-8")
 def test_the_file_keeps_comments_and_order(review):
     assert {a.kind for a in review.validation.anomalies} == {"domain", "range", "format"}
     review.accept(of(review, "domain"), ["no"])
-    assert text(review) == FILE.replace("- Mokpo\n", "- Mokpo\n      - Ulsan   # since 2019\n      - 'no'\n").replace("- 'no'\n      - Ulsan   # since 2019\n", "- 'no'\n")
+    assert text(review) == FILE.replace("# since 2019\n", "# since 2019\n      - 'no'\n")
     review.accept(of(review, "domain"))
     review.accept(of(review, "range"))
     said = review.accept(of(review, "format"))
     assert "pattern" in str(said) and not review.validation.anomalies and validate(NOW, load_schema(review.path)).valid
     after = text(review)
-    for words in ("# Agreed with", "# catches", "# more was never landed", "# where it was landed", "# main harbour", "# since 2019", "# from the scale", "# end of"):
-        assert words in after
+    for words in ("Agreed with", "catches", "more was never landed", "where it was landed", "main harbour", "since 2019", "from the scale", "end of"):
+        assert f"# {words}" in after
     assert "max: 500.0}   # more" in after and after.index("tons:") < after.index("port:") < after.index("code:")
 
 

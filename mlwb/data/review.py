@@ -59,8 +59,9 @@ def read_again(self: Review):
     self.check()
 
 def _unchanged(self):
-    if (self.path.read_bytes() if self.path.is_file() else None) != self.bytes:
-        raise SchemaChanged(say(msg("{file} has been changed since it was read, so nothing was written to it. Read it again, then decide.", file=self.path.name)))
+    if (self.path.read_bytes() if self.path.is_file() else None) == self.bytes: return
+    said = msg("{file} has been changed since it was read, so nothing was written to it. Read it again, then decide.", file=self.path.name)
+    raise SchemaChanged(say(said))
 
 def _write(self, data, schema, profile=None):
     "The file and, where that changes, its profile: the bytes that were there, or the schema's own."
@@ -102,7 +103,8 @@ def take_back(self: Review) -> Message:  # what it was
 def keep(self: Review) -> Path:
     "Write the schema that has no file yet; where there is none at all, the one that the table suggests."
     if self.path is not None: raise InputError(say(msg("The schema is kept already, in {file}.", file=self.path.name)))
-    if self.keep_at.exists(): raise InputError(say(msg("There is already a file {file}. Validate against it, or choose another place.", file=str(self.keep_at))))
+    said = msg("There is already a file {file}. Validate against it, or choose another place.", file=str(self.keep_at))
+    if self.keep_at.exists(): raise InputError(say(said))
     given = {k: self.facts[k] for k in ("target", "time", "note") if self.facts.get(k)}
     schema = self.schema or infer(self.df, **given)
     save_schema(schema, self.keep_at, "# Inferred from the table. Review it: what is not written here is not checked." if self.schema is None else "")
