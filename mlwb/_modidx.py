@@ -2018,6 +2018,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'mlwb.show.printed.save_view': ('lib/show/printed.html#save_view', 'mlwb/show/printed.py')},
             'mlwb.show.report': { 'mlwb.show.report._figures': ('lib/show/report.html#_figures', 'mlwb/show/report.py'),
                                   'mlwb.show.report._kept_outputs': ('lib/show/report.html#_kept_outputs', 'mlwb/show/report.py'),
+                                  'mlwb.show.report._known': ('lib/show/report.html#_known', 'mlwb/show/report.py'),
                                   'mlwb.show.report._metric_changes': ('lib/show/report.html#_metric_changes', 'mlwb/show/report.py'),
                                   'mlwb.show.report._raw': ('lib/show/report.html#_raw', 'mlwb/show/report.py'),
                                   'mlwb.show.report.before': ('lib/show/report.html#before', 'mlwb/show/report.py'),

@@ -36,7 +36,7 @@ class Review:
         self.df, self.facts, self.schema, self.path, self.keep_at = df, facts, None, None, Path(keep_at).resolve()
         self.steps, self.source = [], ""    # [(bytes, profile, schema, said), …] before each change
         if isinstance(schema, Schema): self.schema = schema
-        elif schema is not None: self.path, self.source = Path(schema).resolve(), str(schema); self.read_again()
+        elif schema is not None: self.path, self.source = Path(schema).resolve(), Path(schema).name; self.read_again()
         if self.path is None: self.check()
 
     @property
@@ -108,7 +108,7 @@ def keep(self: Review) -> Path:
     given = {k: self.facts[k] for k in ("target", "time", "note") if self.facts.get(k)}
     schema = self.schema or infer(self.df, **given)
     save_schema(schema, self.keep_at, "# Inferred from the table. Review it: what is not written here is not checked." if self.schema is None else "")
-    self.path, self.source = self.keep_at, str(self.keep_at)
+    self.path, self.source = self.keep_at, self.keep_at.name
     self.read_again()
     return self.path
 
