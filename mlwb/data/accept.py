@@ -77,6 +77,7 @@ def _domain(schema, c, a, df, values):
     joined = [*c.domain, *taken]
     c.domain = sorted(joined) if c.domain == sorted(c.domain) else joined
 
+# %% ../../notebooks/lib/data/12_accept.ipynb #limits
 def _range(schema, c, a, df, values):
     v = looked_at(df[c.name])[1]
     if v.dtype.is_float(): v = v.replace([math.inf, -math.inf], [None, None])

@@ -91,6 +91,9 @@ def _accept(
     self.steps.append(before)
     return said
 
+Review.accept = _accept
+
+# %% ../../notebooks/lib/data/12_review.ipynb #review-steps
 def take_back(self: Review) -> Message:  # what it was
     "Take back what was accepted last."
     if not self.steps: raise InputError(say(msg("There is nothing to take back.")))
@@ -116,4 +119,4 @@ def why_not_here(self: Review, anomaly: Anomaly) -> Message|None:
     "Why an anomaly can't be accepted; None: it can."
     return why_not(self.schema, anomaly, self.needed)
 
-Review.accept, Review.take_back, Review.keep, Review.why_not = _accept, take_back, keep, why_not_here
+Review.take_back, Review.keep, Review.why_not = take_back, keep, why_not_here
