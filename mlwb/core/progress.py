@@ -17,6 +17,8 @@ from .messages import Message, msg, say
 # %% ../../notebooks/lib/core/13_progress.ipynb #task
 WAIT, EVERY, LOG = 2.0, .5, 30.0  # seconds: before anything is shown, between two looks, between two lines of a log
 
+_UNITS = {"rows": msg("{n:,} {n:row|rows}"), "columns": msg("{n:,} {n:column|columns}")}
+
 class Task:
     "Work that goes on."
     def __init__(self, what: Message | str, total: float | None = None, unit: str = "rows", path: Path | None = None):
@@ -31,9 +33,9 @@ class Task:
         done, unit = self.done, self.unit
         if self.path is not None: done, unit = (self.path.stat().st_size if self.path.exists() else None), "bytes"
         if not done: return say(self.what)
-        n = (lambda x: f"{x / 1e6:,.0f} MB") if unit == "bytes" else (lambda x: say(msg("{n:,} {n:row|rows}", n=int(x))))
-        if not self.total: return f"{say(self.what)}: {n(done)}"
-        return f"{say(self.what)}: {n(done)}, {min(done / self.total, 1):.0%}"
+        n = f"{done / 1e6:,.0f} MB" if unit == "bytes" else say(Message(_UNITS[unit].text, dict(n=int(done))))
+        if not self.total: return f"{say(self.what)}: {n}"
+        return f"{say(self.what)}: {n}, {min(done / self.total, 1):.0%}"
 
 # %% ../../notebooks/lib/core/13_progress.ipynb #places
 class Terminal:
@@ -69,7 +71,7 @@ _lock, _all = threading.Lock(), []
 def progress(
     what: Message | str,          # e.g. msg("Reading {name}", name=…)
     total: float | None = None,   # rows or bytes in all
-    unit: str = "rows",           # or bytes
+    unit: str = "rows",           # or bytes, columns
     path: Path | None = None,     # a file whose size tells how far it is
 ):  # a Task: call it with what is done
     "Show that something goes on, once it has lasted for two seconds."

@@ -33,6 +33,7 @@ class Anomaly(Result):
     share: float = 0.0                                 # rows concerned of all rows
     examples: list = field(default_factory=list)       # [[row number, value], …], at most 5
     columns: list[str] = field(default_factory=list)   # all columns concerned, where there are several
+    expected: dict = field(default_factory=dict)       # what the schema says of the column, as in its file; at most 30 values of a domain
     at: object = field(default=None, repr=False, compare=False)  # numbers of all rows concerned, where these are known; not kept
 
 @dataclass

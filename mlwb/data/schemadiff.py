@@ -35,8 +35,18 @@ _MORE_IS_LOOSER = {"max", "max_length", "max_rows", "max_per_period", "missing",
                    "infinite", "constant"}
 _LESS_IS_LOOSER = {"min", "min_length", "min_rows", "min_per_period", "required", "unique", "ordered"}
 
+_CHECKS = ("domain", "format", "pattern", "keys", "dependencies", "references")  # none: nothing is checked; domain: the longer, the looser
+
+def _items(v): return [f"{a} → {b}" for a, bs in v.items() for b in ([bs] if isinstance(bs, str) else bs)] if isinstance(v, dict) else \
+    [" + ".join(x) if isinstance(x, list) else x for x in ([v] if isinstance(v, str) else v) if x != ""]
+
 def _effect(key, a, b):
-    if key == "domain": return "other" if not a or not b else "looser" if set(a) <= set(b) else "stricter" if set(b) <= set(a) else "other"
+    if key in _CHECKS:
+        a, b = set(_items(a)), set(_items(b))
+        if not b or not a: return "stricter" if b else "looser"
+        if key in ("format", "pattern"): return "other"
+        return "other" if not (a <= b or b <= a) else "looser" if (a <= b) == (key == "domain") else "stricter"
+    if key == "not_in": return "looser" if set(a) <= set(b) else "stricter" if set(b) <= set(a) else "other"
     if key not in _MORE_IS_LOOSER | _LESS_IS_LOOSER: return "other"
     if a is None or b is None: return "other" if a is b else "stricter" if a is None else "looser"
     if isinstance(a, str) != isinstance(b, str): return "other"
@@ -51,9 +61,11 @@ def _changes(column, a, b, keys):
     for k in keys:
         x, y = a[k], b[k]
         if x == y: continue
-        if k == "domain" and x and y:
-            new, gone = [v for v in y if v not in x], [v for v in x if v not in y]
-            text = msg("{key}: new {new}; gone {gone}", key=k, new=_said(new), gone=_said(gone))
+        if k in _CHECKS[3:] or k == "domain" and x and y:
+            new, gone = ([v for v in _items(one) if v not in _items(other)] for one, other in ((y, x), (x, y)))
+            said = dict(key=k, new=_said(new), gone=_said(gone))
+            if gone: text = msg("{key}: new {new}; gone {gone}", **said) if new else msg("{key}: gone {gone}", **said)
+            else: text = msg("{key}: new {new}", **said)
         else: text = msg("{key}: {before} → {after}", key=k, before=_said(x), after=_said(y))
         yield Change(column, k, x, y, _effect(k, x, y), text)
 

@@ -13,11 +13,11 @@ from stat import S_ISDIR
 
 import polars as pl
 
-from ..core.errors import InputError, suggest, unknown
+from ..core.errors import InputError, MlwbError, suggest, unknown
 from ..core.messages import msg
 from ..core.progress import progress
 from ..core.states import source_kind
-from .frames import frame, listed, nan_to_null, tell, unique_names  # noqa: F401 (frame is at home here for its callers)
+from .frames import disk_says, frame, listed, nan_to_null, tell, unique_names  # noqa: F401 (frame is at home here for its callers)
 from .notes import AcquisitionNote, load_note, merge_notes
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #opened
@@ -37,6 +37,7 @@ class Opened:
         "What `how` makes of the LazyFrame; InputError where the source can't be read."
         try: return how(self.lazy)
         except pl.exceptions.PolarsError as e:
+            if disk_says(e): raise  # where it is written to
             try:
                 if self.again is None: raise InputError(" ".join(str(e).split())[:300]) from e
                 self.lazy, self.again = self.again(e), None
@@ -54,6 +55,13 @@ class Opened:
     def collect(self) -> pl.DataFrame:
         "All rows."
         return self.run(lambda lf: nan_to_null(lf.collect()))
+
+    def spread(self, rows: int, cells: int = 2**25) -> tuple[pl.DataFrame, int]:
+        "All rows (whose number is known), or of many every k-th; and k."
+        names = self.lazy.collect_schema().names()
+        k, i = max(1, -(-rows * len(names) // cells)), max(names, key=len) + "_"
+        if k == 1: return self.collect(), 1
+        return nan_to_null(self.run(lambda lf: lf.with_row_index(i).filter(pl.col(i) % k == 0).select(names).collect(engine="streaming"))), k
 
 GIVE = "Give a file with a header and rows."
 
@@ -104,6 +112,7 @@ def unpack(
     except ImportError: raise InputError(f"unpacking {kind} needs a package: pip install {PACKED[kind]}") from None
     except (OSError, EOFError, ValueError, RuntimeError, lib.__dict__.get("BadZipFile", OSError), lib.__dict__.get("LZMAError", OSError),
             lib.__dict__.get("ZstdError", OSError)) as e:
+        if disk_says(e): raise
         raise InputError(f"it can't be unpacked ({' '.join(str(e).split())[:120]})") from e
     return out
 
@@ -125,7 +134,7 @@ def _arrow(path, scratch, said): return Opened(pl.scan_ipc(path, glob=False))
 
 def _excel(path, scratch, said, sheet=""):
     try: import fastexcel
-    except ImportError: raise InputError("reading a spreadsheet needs a package: pip install 'mlwb[excel]'") from None
+    except ImportError: raise InputError("reading a spreadsheet needs a package: pip install 'mlwb[formats]'") from None
     try: sheets = fastexcel.read_excel(str(path)).sheet_names
     except fastexcel.FastExcelError as e: raise InputError(f"it is no spreadsheet ({' '.join(str(e).split())[:120]})") from e
     if sheet and sheet not in sheets: raise InputError(f"it has no sheet {sheet!r}.{suggest(sheet, sheets)} Its sheets: {listed(sheets)}")
@@ -162,7 +171,9 @@ def open_file(
         out = kind(path, scratch, said, **given)
         names = out.lazy.collect_schema().names()
     except TypeError as e: raise InputError(f"{', '.join(given)} can't be given for this kind of file") from e
-    except OSError as e: raise InputError(e.strerror or str(e)) from e
+    except OSError as e:
+        if disk_says(e): raise
+        raise InputError(e.strerror or str(e)) from e
     except pl.exceptions.PolarsError as e: raise InputError(f"it is no {path.suffix.lstrip('.').capitalize()} file ({' '.join(str(e).split())[:200]})") from e
     if not names: raise InputError("it has 0 columns")
     own = unique_names(names, fold=True, said=said)
@@ -194,6 +205,7 @@ def _there(path):
         raise InputError(f"There is no file {str(path)!r}.{hint} Give the path of a CSV or Parquet file, or demo:flights.")
     return path
 
+# %% ../../notebooks/lib/data/02_sources.ipynb #open-files
 def _open_files(paths, scratch, said, **given):
     "Files as one table."
     parts = []
@@ -238,23 +250,31 @@ def open_source(
         if name not in DEMOS: raise unknown("demo", name, DEMOS)
         df, note = DEMOS[name]()
         return Opened(df.lazy(), note=note, where=source)
-    kind, folder = source_kind(source), Path(scratch.name)
-    if kind == "database":
-        from mlwb.data.databases import spool
-        with progress(msg("Reading from the database")) as p: out = Opened(spool(source, folder, found, p, base), where="The database's answer")
-    elif kind == "tables":
-        from mlwb.data.joins import join_sources
-        lazy, note, tables = join_sources(matches(source, base)[0], folder, found, store)
-        out = Opened(lazy, note=note, where=source, tables=tables)
-    elif kind == "object":
-        from mlwb.data.objects import fetch
-        with progress(msg("Fetching {source}", source=source), unit="bytes") as p: files = fetch(source, folder, found, p)
-        out = _open_files(files, folder, found, **given)
-    else: out = _open_files(matches(source, base), folder, found, **given)
+    try: out = _open(source_kind(source), source, base, Path(scratch.name), found, store, given)
+    except (OSError, pl.exceptions.PolarsError) as e:
+        if not (why := disk_says(e)): raise
+        raise MlwbError(f"The temporary folder {tempfile.gettempdir()} can't hold what is read from the source: {why}. Make room there, or name another folder "
+                        "in the environment variable TMPDIR.") from e
     out.scratch = scratch
     if said is None: tell(None, *found)
     return out
 
+# %% ../../notebooks/lib/data/02_sources.ipynb #by-kind
+def _open(kind, source, base, folder, said, store, given):
+    if kind == "database":
+        from mlwb.data.databases import spool
+        with progress(msg("Reading from the database")) as p: return Opened(spool(source, folder, said, p, base), where="The database's answer")
+    if kind == "tables":
+        from mlwb.data.joins import join_sources
+        lazy, note, tables = join_sources(matches(source, base)[0], folder, said, store)
+        return Opened(lazy, note=note, where=source, tables=tables)
+    if kind == "object":
+        from mlwb.data.objects import fetch
+        with progress(msg("Fetching {source}", source=source), unit="bytes") as p: files = fetch(source, folder, said, p)
+        return _open_files(files, folder, said, **given)
+    return _open_files(matches(source, base), folder, said, **given)
+
+# %% ../../notebooks/lib/data/02_sources.ipynb #read
 def read(
     source: str,
     base: Path | None = None,
