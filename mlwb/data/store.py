@@ -8,7 +8,6 @@ __all__ = ['CELLS', 'Digest', 'digest', 'TableRef', 'to_pandas', 'Store', 'versi
 
 # %% ../../notebooks/lib/data/04_store.ipynb #store-imports
 import hashlib, json, os
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -16,14 +15,15 @@ from uuid import uuid4
 import numpy as np
 import polars as pl
 
-from ..core.errors import InputError, MissingInput, MlwbError, unknown
+from ..core.errors import InputError, MissingInput, unknown
 from ..core.hidden import refuse
 from ..core.messages import msg
 from ..core.progress import progress
 from ..core.results import Result
 from ..core.workspace import Project, open_workspace, publish, unique_slug, workspace_format
-from .frames import disk_says, storable
+from .frames import storable
 from .notes import AcquisitionNote
+from .upkeep import locked, orphans, writing
 
 # %% ../../notebooks/lib/data/04_store.ipynb #column-bytes
 def _streams(s: pl.Series):
@@ -191,41 +191,9 @@ def read(
 
 Store.versions, Store.commits, Store.scan, Store.read, Store._files = versions, commits, scan, read, _files
 
-# %% ../../notebooks/lib/data/04_store.ipynb #write-lock
-@contextmanager
-def _lock(self, name, seconds=600):
-    from filelock import FileLock, Timeout
-    try: self.path.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise MlwbError(_not_written(self, name, e.strerror or str(e))) from e
-    lock = FileLock(self.path / f".{unique_slug(name)}.lock", timeout=seconds)
-    try: lock.acquire()
-    except Timeout as e:
-        raise MlwbError(f"The table {name!r} in {self.path} is being written by another process, for {seconds} seconds by now. "
-                        "Wait for it, or end it.") from e
-    except OSError as e: raise MlwbError(_not_written(self, name, e.strerror or str(e))) from e
-    try: yield
-    finally: lock.release()
-
-def _not_written(store, name, why):
-    return (f"The table {name!r} can't be written to {store.path}: {why}. It is as it was before. Make room there, or see who may write there, and start "
-            "again.")
-
-@contextmanager
-def _writing(self, name):
-    "A disk that takes no more, in words."
-    try: yield
-    except MlwbError: raise
-    except Exception as e:  # each library that writes has exceptions of its own
-        why = disk_says(e) or (e.strerror if isinstance(e, PermissionError) else "")
-        if not why: raise
-        raise MlwbError(_not_written(self, name, why)) from e
-
-def sweep(
-    self: Store,
-    name: str,
-) -> int:  # bytes
+# %% ../../notebooks/lib/data/04_store.ipynb #write-sweep
+def sweep(self: Store, name: str) -> int:  # bytes
     "Remove files that no version names: a write that was killed left them. Only for who holds the lock, or knows that nobody writes."
-    from mlwb.data.upkeep import orphans
     return sum((p.stat().st_size, p.unlink())[0] for p in orphans(self._folder(name)))
 
 Store.sweep = sweep
@@ -307,7 +275,7 @@ def write(
     told = json.dumps(note.to_json(), ensure_ascii=False, indent=1) if note is not None else ""
     for content in (name, told): refuse(f"The table {name!r}", content)
     if (project := Project(self.path.parent.parent)).data == self.path and workspace_format(project): open_workspace(project)
-    with self._lock(name), _writing(self, name):
+    with self._lock(name), writing(self, name):
         self.sweep(name)
         try:
             path = self._sink(name, table, said)
@@ -324,7 +292,7 @@ def write(
         finally: self.sweep(name)
     return ref
 
-Store._lock, Store._sink, Store._reference, Store._publish, Store.write = _lock, _sink, _reference, _publish, write
+Store._lock, Store._sink, Store._reference, Store._publish, Store.write = locked, _sink, _reference, _publish, write
 
 # %% ../../notebooks/lib/data/04_store.ipynb #read-note
 def read_note(self: Store, name: str) -> AcquisitionNote | None:
