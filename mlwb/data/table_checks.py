@@ -131,6 +131,8 @@ def check_reference(
 # %% ../../notebooks/lib/data/11_table_checks.ipynb #distribution
 ALPHA = .001
 
+def _p(p): return f"{p:.2g}" if p > 1e-300 else "< 1e-300"
+
 def check_distributions(
     df,
     columns: list,  # of ColumnSchema, all in the table
@@ -148,7 +150,7 @@ def check_distributions(
         if c.name not in found or c.max_distance is None: continue
         effect, method, _ = found[c.name]
         if effect <= c.max_distance or adjusted[c.name] >= ALPHA: continue
-        what = msg("is distributed differently: {method} {effect:.3f}, up to {limit} may be (adjusted p {p:.2g})",
-                   method=plain(METHODS[method]), effect=effect, limit=c.max_distance, p=float(adjusted[c.name]))
+        what = msg("is distributed differently: {method} {effect:.3f}, up to {limit} may be (adjusted p {p})",
+                   method=plain(METHODS[method]), effect=effect, limit=c.max_distance, p=_p(adjusted[c.name]))
         out.append(Anomaly(c.name, "distribution", df.height, c.severity or "warning", what, 1.0))
     return out, {n: round(e, 6) for n, (e, *_) in found.items()}
