@@ -61,10 +61,13 @@ def infer(
     as_json: Json = False,
 ):
     "Write down what a table suggests, to be reviewed and kept in git."
+    from mlwb.core.workspace import find_project
     from mlwb.data.inference import infer
+    from mlwb.data.joins import references_found, stored_tables
     from mlwb.data.schemafile import profile_path, save_schema, to_yaml
     df, _, target, time, note = _table(data, target, time)
     schema = infer(df, target, time, note)
+    if not data: schema.references |= references_found(df, *stored_tables(find_project()))
     head = f"# Inferred from {data or 'the table of the project'}. Review it: what is not written here is not checked."
     if out: save_schema(schema, out, None if out.is_file() else head)
     if as_json: _print({"rows": schema.rows, "columns": len(schema.columns), "schema": to_yaml(schema), "file": str(out) if out else None})
@@ -113,8 +116,10 @@ def validate(
     as_json: Json = False,
 ):
     "Hold a table against its schema; exit with 3 where there is an error."
+    from mlwb.core.workspace import find_project
+    from mlwb.data.joins import stored_tables
     from mlwb.data.schema import document, load_schema, validate
-    tables = dict(_named(t) for t in table)
+    tables = (stored_tables(find_project())[1] if not data else {}) | dict(_named(t) for t in table)
     path = _place(schema)
     expected = load_schema(path)
     df, name, _, time, note = _table(data, time=expected.time)

@@ -8,12 +8,15 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
+from deltalake import write_deltalake
 
 from mlwb.core.errors import InputError
 from mlwb.core.states import state
 from mlwb.core.workspace import Project, publish
 from mlwb.data.objects import fetch, object_state, objects
+from mlwb.data.sources import open_source
 
 TABLE = b"day,n\n1,10\n2,20\n"
 
@@ -105,6 +108,18 @@ def test_an_overwritten_object_of_the_same_size_is_noticed(put, tmp_path):
     assert not set(before) & set(after)
     put("a/3.csv")
     assert [now(u) == a for u, a in zip(urls, after)] == [True, False, False]
+
+
+def test_a_delta_table_is_its_newest_version(put, tmp_path):
+    lake, said = tmp_path / "lake", []
+    def sent(df, mode):
+        write_deltalake(lake, df, mode=mode)
+        for p in lake.rglob("*.*"): put(f"lake/{p.relative_to(lake).as_posix()}", p.read_bytes())
+        return now("s3://shop/lake/"), open_source("s3://shop/lake/", said=said).collect()
+    first, second = pl.DataFrame({"도시": ["서울", None], "n": [1, 2]}), pl.DataFrame({"도시": ["부산"], "n": [3]})
+    states, tables = zip(sent(first, "error"), sent(second, "overwrite"), sent(first, "append"))
+    assert len({*states}) == 3 and now("s3://shop/lake/") == states[-1]
+    assert tables[0].equals(first) and tables[1].equals(second) and tables[2].sort("n").equals(pl.concat([first, second]))
 
 
 def test_a_project_s_source(put, s3, tmp_path):

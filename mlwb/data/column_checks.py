@@ -61,7 +61,7 @@ def check_missing(
     if missing == n: return Anomaly(s.name, "empty", n, c.severity or ("error" if not c.nullable else "warning"), msg("has no value in any row"), 1.0)
     if not missing: return None
     if not c.nullable:
-        what = msg("has {n:,} missing values; none may be missing", n=missing)
+        what = msg("has {n:,} missing {n:value|values}; none may be missing", n=missing)
         return row_anomaly(s, "missing", s.is_null(), c.severity or "error", what, tolerate)
     if missing / n <= c.missing or wilson(missing, n, 3)[0] <= c.missing: return None
     what = msg("has {share:.1%} missing values; up to {limit:.1%} may be", share=missing / n, limit=c.missing)
@@ -76,7 +76,8 @@ def check_domain(s: pl.Series, v: pl.Series, c: ColumnSchema, tolerate: float) -
     bad = ~v.is_in(pl.Series(c.domain, dtype=v.dtype, strict=False).implode())
     if not bad.any(): return None
     counts = v.filter(bad).alias("value").value_counts(name="n").sort("n", "value", descending=[True, False])
-    what = msg("has {k} values that were never seen: {values}", k=counts.height, values=listed((said_value(x) for x in counts["value"].head(6)), 5))
+    shown = listed((said_value(x) for x in counts["value"].head(6)), 5)
+    what = msg("has {k:,} {k:value that was|values that were} never seen: {values}", k=counts.height, values=shown)
     out = row_anomaly(s, "domain", bad, "info" if c.open else c.severity or "warning", what, tolerate)
     if c.open and out.share > RARE: out.at = None  # a new habit, and no wrong cells
     return out
@@ -95,7 +96,8 @@ def check_range(s: pl.Series, v: pl.Series, c: ColumnSchema, tolerate: float):  
     for bad, limit, side in _limits(v, c):
         n, shown = int(bad.sum() or 0), f"{limit:.6g}" if isinstance(limit, (int, float)) else str(limit)
         if not n: continue
-        what = msg("has {n:,} values below {limit}", n=n, limit=shown) if side == "below" else msg("has {n:,} values above {limit}", n=n, limit=shown)
+        what = msg("has {n:,} {n:value|values} above {limit}", n=n, limit=shown)
+        if side == "below": what = msg("has {n:,} {n:value|values} below {limit}", n=n, limit=shown)
         yield row_anomaly(s, "range", bad, c.severity or "warning", what, tolerate)
 
 # %% ../../notebooks/lib/data/11_column_checks.ipynb #words
@@ -154,6 +156,6 @@ def check_column(
 
 def _numbers(s, v, c, tolerate):
     if v.dtype.is_float() and (bad := v.is_infinite()).any():
-        if not c.infinite: yield row_anomaly(s, "infinite", bad, c.severity or "error", msg("has {n:,} infinite values", n=int(bad.sum())), tolerate)
+        if not c.infinite: yield row_anomaly(s, "infinite", bad, c.severity or "error", msg("has {n:,} infinite {n:value|values}", n=int(bad.sum())), tolerate)
         v = v.replace([math.inf, -math.inf], [None, None])
     yield from check_range(s, v, c, tolerate)

@@ -141,14 +141,34 @@ def _zero_first(path, delimiter):
         before = piece[-3:]
     return False
 
-# %% ../../notebooks/lib/data/02_delimited.ipynb #empty-line
-def _empty_line(path, delimiter):
-    "Whether a line may have no value in any field."
-    line, before = re.compile(rb"\n[\s" + re.escape(delimiter.encode()) + rb"]*\n"), b""
-    for piece in _pieces(path):
-        if line.search(before + piece): return True
+# %% ../../notebooks/lib/data/02_delimited.ipynb #short-lines
+def _short(data, delimiter, fields):
+    "How many lines have fewer fields, and how many bytes of whole lines there are; quoted delimiters and line ends count as text."
+    quoted = b'"' in data
+    if not quoted:
+        n = data.rfind(b"\n") + 1
+        if data.count(delimiter, 0, n) == data.count(b"\n", 0, n) * (fields - 1): return 0, n
+    x = np.frombuffer(data, np.uint8)
+    outside = ~np.logical_xor.accumulate(x == 34) if quoted else np.True_
+    ends, commas = np.flatnonzero((x == 10) & outside), (x == delimiter[0]) & outside
+    if not len(ends): return 0, 0
+    commas = np.diff(np.searchsorted(np.flatnonzero(commas), ends), prepend=0)
+    if commas.min() >= fields - 1: return 0, int(ends[-1]) + 1
+    seen = np.add.reduceat((x > 32) & (x != delimiter[0]), np.append(0, ends[:-1] + 1)[:len(ends)]) > 0
+    return int(((commas < fields - 1) & seen).sum()), int(ends[-1]) + 1
+
+def _lines(path, delimiter, fields):
+    "Whether a line may have no value in any field, and how many lines have fewer fields."
+    delimiter = delimiter.encode()
+    line, before, rest, empty, short = re.compile(rb"\n[\s" + re.escape(delimiter) + rb"]*\n"), b"", b"", False, 0
+    for piece in chain(_pieces(path), [b""]):
+        empty = empty or bool(line.search(before + piece))
         before = piece[piece.rfind(b"\n"):] if b"\n" in piece else b""
-    return False
+        if len(rest) > 4 * STEP: continue  # a quote that is never closed
+        rest += piece or b"\n"
+        n, whole = _short(rest, delimiter, fields)
+        short, rest = short + n, rest[whole:]
+    return empty, short
 
 # %% ../../notebooks/lib/data/02_delimited.ipynb #ragged
 def explain(
@@ -214,7 +234,9 @@ def _settle(d, header, said):
     lf = pl.scan_csv(d.path, try_parse_dates=True, infer_schema_length=ROWS, **d.options())
     own = lf.collect_schema().names()
     d.names = unique_names(header if len(header) == len(own) else own, fold=True, said=said)
-    if len(own) > 1 and _empty_line(d.path, d.delimiter):
+    empty, short = _lines(d.path, d.delimiter, len(own)) if len(own) > 1 else (False, 0)
+    if short: tell(said, msg("{n:,} {n:line has|lines have} fewer fields than the header; what they lack is read as missing.", n=short))
+    if empty:
         blank = d.texts().select(pl.all_horizontal(pl.all().is_null()).sum()).collect(engine="streaming").item()
         if blank: tell(said, msg("{n:,} {n:line|lines} without any value {n:was|were} left out.", n=blank))
     codes, unsure = _doubtful(d, lf)

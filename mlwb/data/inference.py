@@ -23,7 +23,7 @@ from .notes import AcquisitionNote
 from .patterns import image_share
 from .periods import usual
 from .shapes import Shapes, distance, shape_of
-from .tables import duplicate_rows
+from .tables import duplicate_rows, held
 from .words import value_counts
 
 # %% ../../notebooks/lib/data/10_inference.ipynb #tolerated
@@ -37,13 +37,15 @@ def tolerated(
 class Parts:
     "The rows of a table in the order of their time, if there is one."
     def __init__(self, df: pl.DataFrame, time: str = ""):
-        self.n, self.order = df.height, None
-        if time and df.height >= 40 and df[time].null_count() < df.height: self.order = df[time].arg_sort(nulls_last=True)
+        self.n, self.order, s = df.height, None, df[time] if time and df.height >= 40 else None
+        if s is None or s.null_count() == len(s): return
+        self.sorted = not s.null_count() and s.is_sorted()
+        self.order = pl.int_range(self.n, dtype=pl.UInt32, eager=True) if self.sorted else s.arg_sort(nulls_last=True)
 
     def of(self, v: pl.Series, parts: int) -> list[pl.Series]:
         "A column, cut; empty without a time."
         if self.order is None: return []
-        v, ends = v.gather(self.order), [round(i * self.n / parts) for i in range(parts + 1)]
+        v, ends = v if self.sorted else v.gather(self.order), [round(i * self.n / parts) for i in range(parts + 1)]
         return [v.slice(a, b - a) for a, b in zip(ends, ends[1:])]
 
     def trend(self, v: pl.Series) -> int:
@@ -198,7 +200,7 @@ def infer(
 ) -> Schema:
     "The schema that a table suggests."
     df = frame(df, [])
-    if getattr(df, "by_column", False): df = df.slice(0, df.height)
+    df = held(df)
     for what, name in (("target", target), ("time", time)):
         if name and name not in df.columns: raise unknown(f"column for {what} in the table:", name, df.columns)
     if time and looked_at(df[time])[0] not in ("time", "integer", "number"):
@@ -225,6 +227,6 @@ def _infer_table(df, schema, parts):
     schema.dependencies = find_dependencies(df, order=parts.order)
     if not schema.time: return
     s = df[schema.time]
-    schema.ordered = n > 20 and not s.null_count() and s.is_sorted() and s.n_unique() > 1
+    schema.ordered = n > 20 and not s.null_count() and s.is_sorted() and s[0] != s[-1]
     if looked_at(s)[0] == "time":
         for k, x in usual(s).items(): setattr(schema, k, x)

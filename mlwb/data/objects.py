@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import quote, unquote, urlsplit
 
 from ..core.errors import InputError, MissingExtra, MlwbError, require, suggest
@@ -75,8 +76,9 @@ def _near(fs, path):
 
 def _below(fs, path, url, said):
     every = {n: i for n, i in fs.find(path, detail=True).items() if not n.endswith("/")}  # a store's folder may be an object of its own
+    if delta := _delta(fs, path, every): return delta
     if any("/_delta_log/" in f"/{n}" for n in every):
-        raise InputError(f"The source {url} holds a Delta table (_delta_log), whose files don't all belong to its newest version. Read it as a Delta table.")
+        raise InputError(f"The source {url} holds a Delta table (_delta_log), whose files don't all belong to its newest version. Name its folder.")
     visible = {n: i for n, i in every.items() if not re.search(r"(?:^|/)[_.]", n.removeprefix(path.rstrip("/")))}
     found = {n: i for n, i in visible.items() if _is_table(n)}
     if other := sorted(visible.keys() - found.keys()):
@@ -86,6 +88,33 @@ def _below(fs, path, url, said):
         raise InputError(f"The source {url} names a folder, and no table is in it ({len(every):,} other files). A table's name ends in {', '.join(SUFFIXES)}, "
                          f"packed or not ({', '.join(PACKED)}).")
     return found
+
+# %% ../../notebooks/lib/data/02_objects.ipynb #delta
+def _below_it(path, name): return name.removeprefix(path.rstrip("/")).strip("/")
+
+def _inside(path, name):
+    "A name below a folder, as a path of this machine; InputError where it would lead elsewhere."
+    parts = _below_it(path, name).split("/")
+    if any(p in ("", ".", "..") or re.search(r"[\\\0]", p) for p in parts): raise InputError(f"The object's name {name!r} can't be a file's.")
+    return Path(*parts)
+
+def _delta(fs, path, every):
+    "The log of a Delta table and the files of its newest version; nothing where the folder is none."
+    log = {n: i for n, i in every.items() if _below_it(path, n).startswith("_delta_log/")}
+    if not log: return {}
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+    with TemporaryDirectory() as folder:
+        folder = Path(folder).resolve()
+        for n in log:
+            (file := folder / _inside(path, n)).parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(n, str(file))
+        try: known = {Path(u).relative_to(folder).as_posix() for u in DeltaTable(folder).file_uris()}
+        except (DeltaError, OSError, ValueError) as e:
+            raise InputError(f"{path} holds a Delta table that can't be read ({' '.join(str(e).split())[:200]}).") from None
+    files = {n: i for n, i in every.items() if _below_it(path, n) in known}
+    if gone := known - {_below_it(path, n) for n in files}: raise InputError(f"The Delta table lacks the file {min(gone)} of its newest version.")
+    return log | files
 
 # %% ../../notebooks/lib/data/02_objects.ipynb #objects
 def objects(
@@ -125,16 +154,17 @@ def fetch(
     scratch: Path,             # a folder for the files
     said: list | None = None,  # gets a message about what was left out; default: a warning
     progress=None,             # called with bytes so far, and bytes in all, None where the store doesn't know
-) -> list[Path]:  # in the order of the objects' names
+) -> list[Path]:  # in the order of the objects' names; of a Delta table its folder
     "Copy the objects that an address names; a file of the list is whole."
     done, files = 0, []
     with store(url) as (fs, path):
         from fsspec.callbacks import Callback
         found = _objects(fs, path, url, said)
+        delta = any("_delta_log" in Path(n).parts for n in found)
         sizes = [i.get("size") for i in found.values()]
         total = sum(sizes) if None not in sizes else None
         for name, size, place in zip(found, sizes, _places(fs, path, found)):
-            file = Path(scratch) / place
+            file = Path(scratch) / (Path("delta") / _inside(path, name) if delta else place)
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_name("part")
             step = lambda size, value, before=done, **_: progress(before + value, total)
@@ -143,7 +173,7 @@ def fetch(
             if size is not None and got != size and not _web(fs): raise OSError(f"{name} ended after {got:,} of {size:,} bytes")
             files.append(part.replace(file))
             done += got
-    return files
+    return [Path(scratch) / "delta"] if delta else files
 
 # %% ../../notebooks/lib/data/02_objects.ipynb #state
 _STAMPS = (("ETag", "etag", "e_tag"), ("md5Hash", "Content-MD5", "content_md5", "crc32c", "checksum", "Digest", "oid", "blob_id", "sha"),

@@ -7,6 +7,7 @@ __all__ = ['PART', 'SAMPLED', 'profile_in_parts']
 
 # %% ../../notebooks/lib/data/15_parts.ipynb #parts-imports
 import numpy as np
+import polars as pl
 
 from ..core.messages import msg
 from .alerts import find_alerts, is_id
@@ -30,17 +31,21 @@ def profile_in_parts(
     "The profile of a table that is larger than the memory should be."
     from mlwb.data.profile import profile, summary_of_target
     target, task = (t.name, t.task) if t is not None else (None, None)
-    some = profile(table[np.sort(np.random.default_rng(0).choice(table.height, sampled, replace=False))], target, task, time=time)
-    p = merge([profile(table.slice(at, part)) for at in range(0, table.height, part)], name)
+    pieces = [(at, table.part(at, part)) for at in range(0, table.height, part)]
+    chosen = np.sort(np.random.default_rng(0).choice(table.height, sampled, replace=False))
+    some = profile(pl.concat([x[chosen[(chosen >= at) & (chosen < at + part)] - at] for at, x in pieces]), target, task, time=time)
+    p = merge([profile(x) for _, x in pieces], name)
     p.target, p.task, p.suspects = target or "", task or "", some.suspects
     for c in p.columns: c.relation = some.column(c.name).relation
     p.associations = _together(p.associations, some.associations)
     hashes = RowHashes(table.height)
-    for i, c in enumerate(p.columns): hashes.add(table[c.name], i, is_id(c))
-    p.duplicates = hashes.duplicates()
+    for at, x in pieces:
+        for i, c in enumerate(p.columns): hashes.add(x[c.name], i, is_id(c), at)
+    p.duplicates, but_ids = hashes.duplicates(), hashes.but_ids()
+    del hashes  # of every row
     if t is not None: p.target_summary = summary_of_target(t, p.column(target))
     if t is not None and time: p.target_over_time = target_over_time(table, t, time)
-    p.alerts = find_alerts(table, p.columns, t, p.duplicates, p.suspects, hashes.but_ids())
+    p.alerts = find_alerts(table, p.columns, t, p.duplicates, p.suspects, but_ids)
     p.headlines = headlines(p)
     p.notes = [*notes, *_said(p, sampled), *p.notes[1:], *some.notes]  # the first of a merged profile's says what is left out
     return p

@@ -16,6 +16,7 @@ import polars as pl
 
 from ..core.errors import InputError, unknown
 from ..core.messages import Message, msg, say
+from ..core.progress import progress
 from ..core.results import Result, plain
 from ..core.settings import TASKS
 from .alerts import Alert, find_alerts, is_id
@@ -126,7 +127,9 @@ def describe_columns(
             if usable([c]) and sum(place[k] < place[name] for k in [*sample]) < COLUMNS: sample[name] = in_sample(s, at)
         except Exception as e: c = Column(name, "text", str(df.schema[name]), df.height, error=f"{type(e).__name__}: {str(e)[:300]}")
         return c, None if s is None else int(s.estimated_size())
-    with ThreadPoolExecutor(side_by_side(df.height)) as pool: found = [*pool.map(one, df.columns)]
+    found, what = [], msg("Describing {table}", table=p.name) if p.name else msg("Describing the table")
+    with progress(what, len(df.columns), "columns") as task, ThreadPoolExecutor(side_by_side(df.height)) as pool:
+        for described in pool.map(one, df.columns): found.append(described); task(len(found))
     p.columns, p.memory = [c for c, _ in found], sum(size or 0 for _, size in found)
     if taken: taken.part = {c: taken.part[c] for c in df.columns if c in taken.part}
     return {c: sample[c] for c in [c for c in df.columns if c in sample][:COLUMNS]}, [c.name for c, size in found if size is None]  # lost: can't even be read

@@ -24,7 +24,7 @@ from .schemafile import _entry, from_yaml, load_schema, save_schema, to_yaml  # 
 from .sqlchecks import read_checks, run_checks
 from .suspects import missing_with_label
 from .table_checks import check_dependency, check_distributions, check_key, check_names, check_reference, check_rows, check_time, expected_in
-from .tables import duplicate_rows
+from .tables import duplicate_rows, held
 from .targets import check_target, infer_task
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #itself
@@ -37,7 +37,7 @@ def _itself(s, target):
     if v.drop_nulls().n_unique() == 1 and s.name != target:
         yield Anomaly(s.name, "constant", n - missing, "warning", msg("has the same value in every row that has one"), (n - missing) / n)
     if s.dtype.is_float() and (k := int(s.is_infinite().sum())):
-        yield row_anomaly(s, "infinite", s.is_infinite(), "warning", msg("has {n:,} infinite values", n=k))
+        yield row_anomaly(s, "infinite", s.is_infinite(), "warning", msg("has {n:,} infinite {n:value|values}", n=k))
 
 def _odd(s, c):
     "What a schema does not speak of; `c` is what it says of the column, if anything."
@@ -48,18 +48,19 @@ def _odd(s, c):
     early = isinstance(low, str) and low < "1900"
     late = high is None and early or isinstance(high, str) and high >= "2101"
     odd = (v.dt.year() < 1900) & (not early) | (v.dt.year() > 2100) & (not late)
-    if odd.any(): yield row_anomaly(s, "odd-time", odd, "warning", msg("has {n:,} times before 1900 or after 2100", n=int(odd.sum())))
+    if odd.any(): yield row_anomaly(s, "odd-time", odd, "warning", msg("has {n:,} {n:time|times} before 1900 or after 2100", n=int(odd.sum())))
 
 def _of_rows(df):
-    if (k := duplicate_rows(df)): yield Anomaly("", "duplicates", k, "warning", msg("{n:,} rows are equal to an earlier one", n=k), k / df.height)
+    if (k := duplicate_rows(df)): yield Anomaly("", "duplicates", k, "warning", msg("{n:,} {n:row is|rows are} equal to an earlier one", n=k), k / df.height)
     by_content = {}
     for s in df.get_columns():
-        if s.null_count() < len(s): by_content.setdefault((s.dtype, s.null_count(), _mark(s)), []).append(s)
+        if s.null_count() < len(s): by_content.setdefault((s.dtype, s.null_count(), _mark(s)), []).append(s.name)
     for group in by_content.values():
-        for i, s in enumerate(group):
-            first = next((o for o in group[:i] if s.equals(o, check_names=False)), None)
+        for i, name in enumerate(group[1:], 1):
+            s = df[name]
+            first = next((o for o in map(df.__getitem__, group[:i]) if s.equals(o, check_names=False)), None)
             if first is None or first.n_unique() < 2: continue
-            yield Anomaly(s.name, "same-column", len(s), "warning", msg("is the same as {column}", column=first.name), 1.0, columns=[first.name, s.name])
+            yield Anomaly(name, "same-column", len(s), "warning", msg("is the same as {column}", column=first.name), 1.0, columns=[first.name, name])
 
 def _mark(s):
     try: return int(s.head(1000).hash(0).sum())
@@ -68,26 +69,28 @@ def _mark(s):
 # %% ../../notebooks/lib/data/11_schema.ipynb #of-target
 def _of_time(df, time):
     if time in df.columns and (k := df[time].null_count()):
-        what = msg("orders the rows, but {n:,} rows have no value there; leave them out or fill them in", n=k)
+        what = msg("orders the rows, but {n:,} {n:row has|rows have} no value there; leave {n:it|them} out or fill {n:it|them} in", n=k)
         yield row_anomaly(df[time], "missing-time", df[time].is_null(), "error", what)
 
 def _of_target(df, target, time, task, note):
     y = df[target]
-    try: check_target(df, target, task, time, said=[])
+    pair = df.select(list(dict.fromkeys(filter(None, (target, time)))))
+    if getattr(pair, "by_column", False): pair = pair.slice(0, pair.height)
+    try: check_target(pair, target, task, time, said=[], schema=df.schema)
     except InputError as e: yield Anomaly(target, "target", len(y), "error", msg("{reason}", reason=str(e)), 1.0); return
     n = len(y) - y.null_count()
     if (k := y.null_count()):
-        yield Anomaly(target, "unlabelled", k, "warning", msg("{n:,} rows have no label; they are kept and scored only", n=k), k / len(y))
-    if n < 200: yield Anomaly(target, "few-rows", n, "warning", msg("only {n:,} rows have a label; every figure will be uncertain", n=n), 1.0)
+        yield Anomaly(target, "unlabelled", k, "warning", msg("{n:,} {n:row has|rows have} no label; {n:it is|they are} kept and scored only", n=k), k / len(y))
+    if n < 200: yield Anomaly(target, "few-rows", n, "warning", msg("only {n:,} {n:row has|rows have} a label; every figure will be uncertain", n=n), 1.0)
     if task == "classification":
         counts = y.drop_nulls().alias("value").value_counts(name="n")
         rare = counts.filter(pl.col("n") < 10)
         k = int(rare["n"].sum())
-        if k: yield Anomaly(target, "rare-class", k, "warning", msg("{k} classes have fewer than 10 rows", k=rare.height), k / len(y))
+        if k: yield Anomaly(target, "rare-class", k, "warning", msg("{k} {k:class has|classes have} fewer than 10 rows", k=rare.height), k / len(y))
     for d in missing_with_label(df, target):
         if note is not None and d["column"] in note.known_at: continue
         yield Anomaly(d["column"], "missing-with-label", d["both"], "warning",
-                      msg("is missing in {both:,} of the {n:,} rows without a label and in {rest:,} others: probably known only afterwards",
+                      msg("is missing in {both:,} of the {n:,} rows without a label and in {rest:,} {rest:other|others}: probably known only afterwards",
                           both=d["both"], n=d["unlabelled"], rest=d["missing"] - d["both"]), d["both"] / df.height)
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #against
@@ -110,7 +113,7 @@ def _explained(moved, found, df):
     return sum(a.rows for a in found if a.column == moved.column and a.kind in ("domain", "range", "format", "length")) > .05 * df.height
 
 def _figures(df, distances):
-    missing = {s.name: {"missing": round(s.null_count() / max(1, len(s)), 6)} for s in df.get_columns()[:1000]}
+    missing = {c: {"missing": round(df[c].null_count() / max(1, df.height), 6)} for c in df.columns[:1000]}
     return {n: d | ({"distance": distances[n]} if n in distances else {}) for n, d in missing.items()}
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #validate
@@ -130,7 +133,7 @@ def validate(
     "Every way in which a table is not as it should be, errors first."
     said = []
     df = frame(df, said)
-    if getattr(df, "by_column", False): df = df.slice(0, df.height)
+    df = held(df)
     if schema is not None: expected_in(schema, environment)
     found, distances = [Anomaly("", "changed", df.height, "warning", m, 1.0) for m in said], {}
     checks = read_checks(Path(checks)) if isinstance(checks, (str, Path)) else list(checks)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import polars as pl
 
-from ..core.errors import InputError, suggest, unknown
+from ..core.errors import InputError, MlwbError, suggest, unknown
 from ..core.messages import msg
+from ..core.progress import progress
 from ..core.states import source_kind
-from .frames import frame, listed, nan_to_null, tell, unique_names  # noqa: F401 (frame is at home here for its callers)
+from .frames import disk_says, frame, listed, nan_to_null, tell, unique_names  # noqa: F401 (frame is at home here for its callers)
 from .notes import AcquisitionNote, load_note, merge_notes
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #opened
@@ -28,12 +29,14 @@ class Opened:
         note: AcquisitionNote | None = None,
         where: str = "",  # begins an error
         scratch=None,     # kept as long as this is
-    ): self.lazy, self.again, self.note, self.where, self.scratch = lazy, again, note or AcquisitionNote(), where, scratch
+        tables=None,      # mlwb.data.joins.Tables, where it was joined from several
+    ): self.lazy, self.again, self.note, self.where, self.scratch, self.tables = lazy, again, note or AcquisitionNote(), where, scratch, tables
 
     def run(self, how):
         "What `how` makes of the LazyFrame; InputError where the source can't be read."
         try: return how(self.lazy)
         except pl.exceptions.PolarsError as e:
+            if disk_says(e): raise  # where it is written to
             try:
                 if self.again is None: raise InputError(" ".join(str(e).split())[:300]) from e
                 self.lazy, self.again = self.again(e), None
@@ -42,7 +45,7 @@ class Opened:
 
     def map(self, change) -> "Opened":
         "The same with changed rows: LazyFrame → LazyFrame."
-        return Opened(change(self.lazy), self.again and (lambda e: change(self.again(e))), self.note, self.where, self)
+        return Opened(change(self.lazy), self.again and (lambda e: change(self.again(e))), self.note, self.where, self, self.tables)
 
     def head(self, n: int = 5) -> pl.DataFrame:
         "The first rows."
@@ -51,6 +54,13 @@ class Opened:
     def collect(self) -> pl.DataFrame:
         "All rows."
         return self.run(lambda lf: nan_to_null(lf.collect()))
+
+    def spread(self, rows: int, cells: int = 2**25) -> tuple[pl.DataFrame, int]:
+        "All rows (whose number is known), or of many every k-th; and k."
+        names = self.lazy.collect_schema().names()
+        k, i = max(1, -(-rows * len(names) // cells)), max(names, key=len) + "_"
+        if k == 1: return self.collect(), 1
+        return nan_to_null(self.run(lambda lf: lf.with_row_index(i).filter(pl.col(i) % k == 0).select(names).collect(engine="streaming"))), k
 
 GIVE = "Give a file with a header and rows."
 
@@ -94,6 +104,7 @@ def unpack(
     except ImportError: raise InputError(f"unpacking {kind} needs a package: pip install {PACKED[kind]}") from None
     except (OSError, EOFError, ValueError, RuntimeError, lib.__dict__.get("BadZipFile", OSError), lib.__dict__.get("LZMAError", OSError),
             lib.__dict__.get("ZstdError", OSError)) as e:
+        if disk_says(e): raise
         raise InputError(f"it can't be unpacked ({' '.join(str(e).split())[:120]})") from e
     return out
 
@@ -115,7 +126,7 @@ def _arrow(path, scratch, said): return Opened(pl.scan_ipc(path, glob=False))
 
 def _excel(path, scratch, said, sheet=""):
     try: import fastexcel
-    except ImportError: raise InputError("reading a spreadsheet needs a package: pip install 'mlwb[excel]'") from None
+    except ImportError: raise InputError("reading a spreadsheet needs a package: pip install 'mlwb[formats]'") from None
     try: sheets = fastexcel.read_excel(str(path)).sheet_names
     except fastexcel.FastExcelError as e: raise InputError(f"it is no spreadsheet ({' '.join(str(e).split())[:120]})") from e
     if sheet and sheet not in sheets: raise InputError(f"it has no sheet {sheet!r}.{suggest(sheet, sheets)} Its sheets: {listed(sheets)}")
@@ -147,7 +158,9 @@ def open_file(
         out = kind(path, scratch, said, **given)
         names = out.lazy.collect_schema().names()
     except TypeError as e: raise InputError(f"{', '.join(given)} can't be given for this kind of file") from e
-    except OSError as e: raise InputError(e.strerror or str(e)) from e
+    except OSError as e:
+        if disk_says(e): raise
+        raise InputError(e.strerror or str(e)) from e
     except pl.exceptions.PolarsError as e: raise InputError(f"it is no {path.suffix.lstrip('.').capitalize()} file ({' '.join(str(e).split())[:200]})") from e
     if not names: raise InputError("it has 0 columns")
     own = unique_names(names, fold=True, said=said)
@@ -179,13 +192,15 @@ def _there(path):
         raise InputError(f"There is no file {str(path)!r}.{hint} Give the path of a CSV or Parquet file, or demo:flights.")
     return path
 
+# %% ../../notebooks/lib/data/02_sources.ipynb #open-files
 def _open_files(paths, scratch, said, **given):
     "Files as one table."
     parts = []
     for i, p in enumerate(paths):
         own = scratch / str(i)
         own.mkdir()
-        try: part = open_file(p, own, said, **given)
+        try:
+            with progress(msg("Looking through {file}", file=p.name)): part = open_file(p, own, said, **given)
         except InputError as e: raise InputError(f"{p} can't be read: {e}. {GIVE}") from e
         part.where = str(p)
         parts.append(part)
@@ -208,9 +223,10 @@ def _one_after_another(parts, said):
 
 # %% ../../notebooks/lib/data/02_sources.ipynb #open-source
 def open_source(
-    source: str,               # a path, glob, folder of a Delta table, demo:NAME, database URL#TABLE, or URL of an object store
+    source: str,               # a path, glob, folder of a Delta table, demo:NAME, database URL#TABLE, URL of an object store, or sources.yaml
     base: Path | None = None,  # what a relative path is relative to; default: the working directory
     said: list | None = None,  # gets messages about what was assumed or changed; default: warnings
+    store=None,                # where the tables of a sources.yaml are kept; default: nowhere
     **given,                   # for files: encoding, delimiter, decimal, sheet, version
 ) -> Opened:
     "Open a source; InputError for whatever is not one, with the nearest name that is."
@@ -221,18 +237,31 @@ def open_source(
         if name not in DEMOS: raise unknown("demo", name, DEMOS)
         df, note = DEMOS[name]()
         return Opened(df.lazy(), note=note, where=source)
-    kind, folder = source_kind(source), Path(scratch.name)
-    if kind == "database":
-        from mlwb.data.databases import spool
-        out = Opened(spool(source, folder, found, base=base), where="The database's answer")
-    elif kind == "object":
-        from mlwb.data.objects import fetch
-        out = _open_files(fetch(source, folder, found), folder, found, **given)
-    else: out = _open_files(matches(source, base), folder, found, **given)
+    try: out = _open(source_kind(source), source, base, Path(scratch.name), found, store, given)
+    except (OSError, pl.exceptions.PolarsError) as e:
+        if not (why := disk_says(e)): raise
+        raise MlwbError(f"The temporary folder {tempfile.gettempdir()} can't hold what is read from the source: {why}. Make room there, or name another folder "
+                        "in the environment variable TMPDIR.") from e
     out.scratch = scratch
     if said is None: tell(None, *found)
     return out
 
+# %% ../../notebooks/lib/data/02_sources.ipynb #by-kind
+def _open(kind, source, base, folder, said, store, given):
+    if kind == "database":
+        from mlwb.data.databases import spool
+        with progress(msg("Reading from the database")) as p: return Opened(spool(source, folder, said, p, base), where="The database's answer")
+    if kind == "tables":
+        from mlwb.data.joins import join_sources
+        lazy, note, tables = join_sources(matches(source, base)[0], folder, said, store)
+        return Opened(lazy, note=note, where=source, tables=tables)
+    if kind == "object":
+        from mlwb.data.objects import fetch
+        with progress(msg("Fetching {source}", source=source), unit="bytes") as p: files = fetch(source, folder, said, p)
+        return _open_files(files, folder, said, **given)
+    return _open_files(matches(source, base), folder, said, **given)
+
+# %% ../../notebooks/lib/data/02_sources.ipynb #read
 def read(
     source: str,
     base: Path | None = None,
@@ -252,9 +281,10 @@ def open_acquired(
     source: str,               # like open_source's
     base: Path | None = None,  # the project's folder, where acquisition.yaml is looked for
     said: list | None = None,
+    store=None,                # like open_source's
 ) -> Opened:
     "A source, opened, with all that is known about it as its note."
-    out = open_source(source, base, said)
+    out = open_source(source, base, said, store)
     note = merge_notes(load_note(Path(base or ".")), out.note)
     note.source = note.source or str(source)
     out.note = note.check(out.lazy.collect_schema().names())

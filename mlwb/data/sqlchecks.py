@@ -65,10 +65,23 @@ _LOCKED = ("python_enable_replacements=false", "autoinstall_known_extensions=fal
 def _database(df, name, tables):
     import duckdb
     db = duckdb.connect(":memory:", config={"memory_limit": MEMORY, "threads": 2, "temp_directory": ""})
-    if "_row" not in df.columns: df = df.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("_row"))
-    for n, t in {**tables, **({name: df} if name else {}), "data": df}.items(): db.register(n, _plain(t).to_arrow())
+    large = getattr(df, "by_column", False)
+    if not large and "_row" not in df.columns: df = df.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("_row"))
+    for n, t in {**tables, **({name: df} if name else {}), "data": df}.items():
+        if t is df and large: _in_files(db, n, df)
+        else: db.register(n, _plain(t).to_arrow())
     for setting in _LOCKED: db.execute(f"SET {setting}")
     return db
+
+def _in_files(db, name, table):
+    "A Table as a view of its files, rows numbered in their order."
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+    quoted = lambda x: '"' + x.replace('"', '""') + '"'
+    parts = [ds.dataset(f) for f in table.files]
+    db.register(f"_files of {name}", ds.dataset(table.files, schema=pa.unify_schemas([p.schema for p in parts])))
+    columns = [f"{quoted(s)} AS {quoted(c)}" for c, s in table._stored.items()] + ["row_number() OVER () - 1 AS _row"] * ("_row" not in table.columns)
+    db.execute(f"CREATE VIEW {quoted(name)} AS SELECT {', '.join(columns)} FROM {quoted(f'_files of {name}')}")
 
 def _plain(df):
     "Types that DuckDB has no reader for as text, and names without zero bytes."

@@ -18,9 +18,11 @@ import polars as pl
 
 from ..core.errors import InputError, MissingInput, MlwbError, unknown
 from ..core.hidden import refuse
+from ..core.messages import msg
+from ..core.progress import progress
 from ..core.results import Result
 from ..core.workspace import publish, unique_slug
-from .frames import storable
+from .frames import disk_says, storable
 from .notes import AcquisitionNote
 
 # %% ../../notebooks/lib/data/04_store.ipynb #column-bytes
@@ -198,14 +200,30 @@ Store.versions, Store.commits, Store.scan, Store.read, Store._files = versions, 
 @contextmanager
 def _lock(self, name, seconds=600):
     from filelock import FileLock, Timeout
-    self.path.mkdir(parents=True, exist_ok=True)
+    try: self.path.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise MlwbError(_not_written(self, name, e.strerror or str(e))) from e
     lock = FileLock(self.path / f".{unique_slug(name)}.lock", timeout=seconds)
     try: lock.acquire()
+    except OSError as e: raise MlwbError(_not_written(self, name, e.strerror or str(e))) from e
     except Timeout as e:
         raise MlwbError(f"The table {name!r} in {self.path} is being written by another process, for {seconds} seconds by now. "
                         "Wait for it, or end it.") from e
     try: yield
     finally: lock.release()
+
+def _not_written(store, name, why):
+    return (f"The table {name!r} can't be written to {store.path}: {why}. It is as it was before. Make room there, or see who may write there, and start "
+            "again.")
+
+@contextmanager
+def _writing(self, name):
+    "A disk that takes no more, in words."
+    try: yield
+    except MlwbError: raise
+    except Exception as e:  # each library that writes has exceptions of its own
+        why = disk_says(e) or (e.strerror if isinstance(e, PermissionError) else "")
+        if not why: raise
+        raise MlwbError(_not_written(self, name, why)) from e
 
 def sweep(
     self: Store,
@@ -229,8 +247,9 @@ def _sink(self, name, table, said):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"mlwb-{uuid4().hex}.parquet"
     how = lambda lf: storable(lf, said).sink_parquet(path, maintain_order=True, compression="zstd")
-    if hasattr(table, "run"): table.run(how)  # an opened source
-    else: how(table if isinstance(table, pl.LazyFrame) else frame(table, said).lazy())
+    with progress(msg("Storing the table {table}", table=name), path=path):
+        if hasattr(table, "run"): table.run(how)  # an opened source
+        else: how(table if isinstance(table, pl.LazyFrame) else frame(table, said).lazy())
     with open(path, "rb+") as f: os.fsync(f.fileno())
     return path
 
@@ -243,7 +262,7 @@ def batches(
     import pyarrow.parquet as pq
     schema = scan_files(files).collect_schema()
     for f in files:
-        for batch in pq.ParquetFile(f).iter_batches(max(1024, CELLS // max(1, len(schema)))):
+        for batch in pq.ParquetFile(f, pre_buffer=False).iter_batches(max(1024, CELLS // max(1, len(schema)))):
             part = pl.from_arrow(batch)
             yield part.select(pl.col(c).cast(t) if c in part.columns else pl.lit(None, t).alias(c) for c, t in schema.items())
 
@@ -251,9 +270,10 @@ def _reference(self, name, files, time):
     "What a table is, from all of its rows, piece by piece."
     lf, h = scan_files(files), Digest()
     schema = lf.collect_schema()
-    for part in batches(files):
-        refuse(f"The table {name!r}", part)
-        h.update(part)
+    with progress(msg("Taking the digest of {table}", table=name), total=lf.select(pl.len()).collect().item()) as p:
+        for part in batches(files):
+            refuse(f"The table {name!r}", part)
+            p(h.update(part).rows)
     first, last = lf.select(pl.col(time).min().alias("a"), pl.col(time).max().alias("b")).collect().row(0) if time in schema else (None, None)
     iso = lambda v: "" if v is None else v.isoformat() if hasattr(v, "isoformat") else str(v)
     return TableRef(name, f"{self.path.name}/{self._folder(name).name}", 0, str(h), h.rows, {c: str(t) for c, t in schema.items()}, time, iso(first), iso(last))
@@ -295,7 +315,7 @@ def write(
     "Store a table: a new version, or the one that is there if its content is the same."
     told = json.dumps(note.to_json(), ensure_ascii=False, indent=1) if note is not None else ""
     for content in (name, told): refuse(f"The table {name!r}", content)
-    with self._lock(name):
+    with self._lock(name), _writing(self, name):
         self.sweep(name)
         try:
             path = self._sink(name, table, said)
@@ -306,9 +326,9 @@ def write(
             if before: _fits(name, before, path)
             ref = self._reference(name, [*before, path], time)
             same = [c["ref"] for c in known if (c["ref"].digest, c["ref"].time) == (ref.digest, ref.time)]
+            if told: publish(self._folder(name) / "_mlwb" / "note.json", told)
             if same: ref = same[0]
             else: ref.version = self._publish(ref, path, [*before, path], bool(before))
-            if told: publish(self._folder(name) / "_mlwb" / "note.json", told)
         finally: self.sweep(name)
     return ref
 

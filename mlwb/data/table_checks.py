@@ -22,7 +22,7 @@ from .expectations import Schema
 from .frames import frame
 from .periods import odd_periods
 from .shapes import distance
-from .tables import duplicate_rows
+from .tables import duplicate_rows, row_hashes
 
 # %% ../../notebooks/lib/data/11_table_checks.ipynb #there
 def expected_in(
@@ -52,20 +52,16 @@ def check_rows(df, schema: Schema) -> list[Anomaly]:
         out.append(Anomaly("", "rows", n, "warning", what, 1.0))
     again = duplicate_rows(df) if schema.duplicates is not None and n else None
     if again and again / n > schema.duplicates + schema.tolerate and wilson(again, n, 3)[0] > schema.duplicates:
-        at = _hashed(df).is_first_distinct().not_()
-        out.append(row_anomaly(at.alias(""), "duplicates", at, "warning", msg("{n:,} rows are equal to an earlier one", n=again)))
+        at = pl.Series(row_hashes(df).sum).is_first_distinct().not_()
+        out.append(row_anomaly(at.alias(""), "duplicates", at, "warning", msg("{n:,} {n:row is|rows are} equal to an earlier one", n=again)))
         out[-1].examples = [[i, None] for i, _ in out[-1].examples]
     return out
-
-def _hashed(df):
-    total = np.zeros(df.height, np.uint64)
-    for i, s in enumerate(df.get_columns()): total += s.hash(0).to_numpy() * np.uint64(pow(0x9E3779B97F4A7C15, i + 1, 2**64))
-    return pl.Series("", total)
 
 def check_key(df, key: list[str]) -> Anomaly | None:
     "Rows whose key an earlier row has."
     if any(c not in df.columns for c in key): return None
     part = df.select(key)
+    if getattr(part, "by_column", False): part = part.slice(0, part.height)
     again = part.is_duplicated() & ~part.select(pl.struct(key).is_first_distinct()).to_series()
     s = part.select(pl.struct(key).alias(", ".join(key))).to_series() if len(key) > 1 else part[key[0]]
     return row_anomaly(s, "key", again, "error", msg("have values together that an earlier row has"), columns=list(key)) if again.any() else None
@@ -135,6 +131,8 @@ def check_reference(
 # %% ../../notebooks/lib/data/11_table_checks.ipynb #distribution
 ALPHA = .001
 
+def _p(p): return f"{p:.2g}" if p > 1e-300 else "< 1e-300"
+
 def check_distributions(
     df,
     columns: list,  # of ColumnSchema, all in the table
@@ -152,7 +150,7 @@ def check_distributions(
         if c.name not in found or c.max_distance is None: continue
         effect, method, _ = found[c.name]
         if effect <= c.max_distance or adjusted[c.name] >= ALPHA: continue
-        what = msg("is distributed differently: {method} {effect:.3f}, up to {limit} may be (adjusted p {p:.2g})",
-                   method=plain(METHODS[method]), effect=effect, limit=c.max_distance, p=float(adjusted[c.name]))
+        what = msg("is distributed differently: {method} {effect:.3f}, up to {limit} may be (adjusted p {p})",
+                   method=plain(METHODS[method]), effect=effect, limit=c.max_distance, p=_p(adjusted[c.name]))
         out.append(Anomaly(c.name, "distribution", df.height, c.severity or "warning", what, 1.0))
     return out, {n: round(e, 6) for n, (e, *_) in found.items()}

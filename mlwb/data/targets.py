@@ -69,16 +69,17 @@ def as_target(
     y, infinite = _finite(y)
     task = task or infer_task(y)
     if task == "regression": return Target(name, task, y.cast(pl.Float64, strict=False).to_numpy().astype(float), infinite=infinite)
-    labels = _as_text(y)
-    counts = labels.drop_nulls().alias("value").value_counts(name="n").rows()
-    _few(y, len(counts), labels.drop_nulls())
-    counts = sorted(counts, key=lambda r: (-r[1], r[0]))
+    v = looked_at(y)[1]
+    found = v.drop_nulls().alias("value").value_counts(name="n")
+    labels = _as_text(found["value"])
+    _few(y, len(labels), labels)
+    counts = sorted(zip(labels, found["n"]), key=lambda r: (-r[1], r[0]))
     if len(counts) == 2:
         positive = next((r[0] for r in counts if r[0] in ("true", "1")), None) or min(counts, key=lambda r: (r[1], r[0]))[0]
         counts.sort(key=lambda r: r[0] == positive)
-    codes = {label: i for i, (label, _) in enumerate(counts)}
-    y = labels.replace_strict(codes, default=None, return_dtype=pl.Float64) if codes else pl.Series([None] * len(y), dtype=pl.Float64)
-    return Target(name, task, y.to_numpy().astype(float), [[label, n] for label, n in counts], infinite)
+    codes, order = {label: i for i, (label, _) in enumerate(counts)}, pl.Float64
+    y = v.replace_strict(found["value"], pl.Series([codes[x] for x in labels], dtype=order), default=None, return_dtype=order) if codes else v.is_null().replace_strict(True, None, return_dtype=order)
+    return Target(name, task, y.to_numpy().astype(float, copy=False), [[label, n] for label, n in counts], infinite)
 
 def _finite(y):
     "Numbers without the infinite ones, and how many those were."
@@ -170,10 +171,10 @@ def _instead(times): return f" Columns with times: {', '.join(times)}." if times
 
 # %% ../../notebooks/lib/data/06_targets.ipynb #check-classes
 def _check_classes(y, task):
-    labels = _as_text(y).drop_nulls()
-    n = labels.n_unique()
+    labels = _as_text(y.unique()).drop_nulls()
+    n = len(labels)
     if n == 1:
-        raise InputError(f"The target {y.name!r} has one class only: {labels[0]!r}, wherever there is a label ({len(labels):,} of {len(y):,} rows). "
+        raise InputError(f"The target {y.name!r} has one class only: {labels[0]!r}, wherever there is a label ({len(y) - y.null_count():,} of {len(y):,} rows). "
                          "A classifier needs at least two: choose another target, or more data.")
     _few(y, n, labels)
 

@@ -55,7 +55,7 @@ DEMO = {"demo:flights": ("late", "sched_dep")}  # target and time of a demo
 
 def init(
     folder: Path,
-    data: str,                # a CSV or Parquet file, or demo:NAME
+    data: str,                # a file, glob, folder of a Delta table, sources.yaml, URL of a database or object store, or demo:NAME
     target: str = "",         # column to predict; a demo knows its own
     time: str = "",           # column that orders the rows
     task: str = "",           # one of TASKS; empty: inferred
@@ -79,7 +79,7 @@ def init(
     if task and task not in TASKS: raise unknown("task", task, TASKS)
     task = check_source(opened, target, task, time, said=[])[1]
     root = folder.resolve()
-    source = data if source_kind(data) != "path" else _relative(Path(data).expanduser().resolve(), root)
+    source = data if source_kind(data) not in ("path", "tables") else _relative(Path(data).expanduser().resolve(), root)
     settings = dict(name=slug(name or root.name), task=task, target=target, time=time, source=source, language=language)
     return _write(root, settings, opened.note if demo else None, demo)
 

@@ -36,7 +36,7 @@ def refuse_input(
 # %% ../../notebooks/lib/show/16_printed.ipynb #prepare
 def prepare_view():
     "Load what writes and prints a profile."
-    import rich.console, rich.table
+    import rich.console, rich.table  # noqa: F401
     from mlwb.show.views import environment
     for name in ("base", "_view", "_inner", "_parts", "_profile", "profile"): environment().get_template(f"{name}.html.j2")
 

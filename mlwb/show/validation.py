@@ -122,8 +122,8 @@ class ValidationView(View):
     def summary(self):
         r = self.result
         errors, warnings = r.count("error"), r.count("warning")
-        if errors: return msg("{errors} errors and {warnings} warnings in {rows:,} rows", errors=errors, warnings=warnings, rows=r.rows)
-        return msg("No error in {checks:,} checks of {rows:,} rows; {warnings} warnings", checks=r.checks, rows=r.rows, warnings=warnings)
+        if errors: return msg("{errors} {errors:error|errors} and {warnings} {warnings:warning|warnings} in {rows:,} rows", errors=errors, warnings=warnings, rows=r.rows)
+        return msg("No error in {checks:,} checks of {rows:,} rows; {warnings} {warnings:warning|warnings}", checks=r.checks, rows=r.rows, warnings=warnings)
 
     def table(self):
         rows = [[a.column or msg("table"), SEVERITIES[a.severity][1], a.message, number(a.rows)] for a in self.result.anomalies]
