@@ -1,7 +1,10 @@
 """What was found is accepted: the next validation is free of it, nothing else in the schema changes, and the file keeps what a person wrote into it."""
 
+import random
+import warnings
 from dataclasses import asdict, replace
 
+import hostile
 import polars as pl
 import pytest
 from test_anomalies import FACTS, PLANTED, STAY, found, periods  # noqa: F401 (a fixture)
@@ -12,6 +15,8 @@ from mlwb.data.review import Review, SchemaChanged
 from mlwb.data.schema import from_yaml, infer, load_schema, save_schema, to_yaml, validate
 from mlwb.data.schemadiff import diff_schemas
 from mlwb.data.schemaedit import edit_yaml
+from mlwb.show.validation import ValidationView
+from mlwb.show.views import inner
 
 FIELDS = {  # kind -> the facts that accepting it may change
     "range": {"min", "max"}, "domain": {"domain"}, "dependency": {"dependencies"}, "empty": {"nullable", "missing"}, "missing": {"nullable", "missing"},
@@ -184,3 +189,27 @@ def test_a_column_that_serving_has_not_is_missing_there_only():
     new, _ = accept(schema, a, TABLE.drop("tons"), environment="serving")
     assert new["tons"].not_in == ["serving"] and new["tons"].required and asdict(new["port"]) == asdict(schema["port"])
     assert "target and the time" in str(why_not(schema, a, needed=["tons"]))
+
+
+@pytest.mark.parametrize("name", sorted(set(hostile.TABLES) - {"five_thousand_columns", "million_distinct_texts"}))
+def test_any_finding_of_any_table_is_accepted_or_refused_in_words(name):
+    """A schema of the table's own columns under each other's names: whatever is found is drawn, accepted and written into the file's text, or says why not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        df = hostile.TABLES[name]()
+        own, schema = infer(df), infer(df)
+        for c, other in zip(schema.columns, random.Random(0).sample(own.columns, len(own.columns))): c.name = other.name
+        schema.keys, schema.dependencies, schema.shapes.columns, text, refused = [], {}, [], to_yaml(schema, "# ours"), set()
+        schema = replace(from_yaml(text), shapes=schema.shapes)
+        for _ in range(60):
+            review = Review(df, schema)
+            drawn = str(inner(ValidationView(review.validation, data=review), live=True))
+            assert "<script" not in drawn and "<img" not in drawn
+            left = [a for a in review.validation.anomalies if review.why_not(a) is None and (a.column, a.kind) not in refused]
+            if not left: break
+            try: new, said = accept(schema, left[0], df)
+            except InputError as e: refused.add((left[0].column, left[0].kind)); assert len(str(e)) > 20; continue
+            text = edit_yaml(text, schema, new)
+            schema = replace(from_yaml(text), shapes=new.shapes)
+            assert str(said) and text.startswith("# ours")
+        assert not left, [(a.column, a.kind) for a in left]

@@ -129,3 +129,17 @@ def test_a_project_keeps_its_schema(cli, project_dir):
 def test_json_is_one_document(cli, data):
     done = cli("schema", "infer", "old.csv", "--json", cwd=data)
     assert json.loads(done.stdout)["columns"] == 4 and done.json["rows"] == 600
+
+
+def test_the_report_draws_the_history_of_validations(cli, project_dir):
+    """One version has no history; of the next one the report shows both, and offers nothing that only a kernel could do."""
+    shown = []
+    for size in (None, 10**6):
+        source = next(project_dir.parent.glob("data.parquet"))
+        if size: pl.read_parquet(source).with_columns(size=pl.when(pl.int_range(pl.len()) == 3).then(float(size)).otherwise("size")).write_parquet(source)
+        done = cli("run", "--until", "validate", "--json", cwd=project_dir)
+        assert done.returncode == 0, done.stdout + done.stderr
+        html = (project_dir / "reports" / f"{done.json['run']}.html").read_text(encoding="utf-8")
+        shown.append(html.split('data-kind="validation"')[1].split("</mlwb-view>")[0])
+    assert ["Version by version" in v for v in shown] == [False, True] and "<title>version 0: 0 errors" in shown[1] and "<title>version 1:" in shown[1]
+    assert not any("data-ask" in v for v in shown)

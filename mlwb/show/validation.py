@@ -27,8 +27,8 @@ from .views import View, inner
 WORDS = {
     "missing-column": msg("missing column"), "new-column": msg("new column"), "type": msg("type"), "empty": msg("empty column"),
     "missing": msg("missing values"), "domain": msg("domain"),
-    "range": msg("range"), "length": msg("length"), "format": msg("format"), "infinite": msg("infinite values"), "constant": msg("constant"), "unique": msg("not unique"),
-    "distribution": msg("distribution"), "key": msg("key"), "duplicates": msg("duplicate rows"),
+    "range": msg("range"), "length": msg("length"), "format": msg("format"), "infinite": msg("infinite values"), "constant": msg("constant"),
+    "unique": msg("not unique"), "distribution": msg("distribution"), "key": msg("key"), "duplicates": msg("duplicate rows"),
     "order": msg("order"), "rows": msg("number of rows"), "gap": msg("gap in time"), "period-rows": msg("rows per period"), "dependency": msg("dependency"),
     "reference": msg("reference"), "check": msg("SQL check"), "name": msg("name"), "odd-time": msg("odd times"), "same-column": msg("column twice"),
     "missing-time": msg("missing times"), "target": msg("target"), "unlabelled": msg("unlabelled rows"), "few-rows": msg("few rows"),
@@ -122,8 +122,9 @@ class ValidationView(View):
     def summary(self):
         r = self.result
         errors, warnings = r.count("error"), r.count("warning")
-        if errors: return msg("{errors} {errors:error|errors} and {warnings} {warnings:warning|warnings} in {rows:,} rows", errors=errors, warnings=warnings, rows=r.rows)
-        return msg("No error in {checks:,} checks of {rows:,} rows; {warnings} {warnings:warning|warnings}", checks=r.checks, rows=r.rows, warnings=warnings)
+        n = dict(warnings=warnings, rows=r.rows)
+        if errors: return msg("{errors} {errors:error|errors} and {warnings} {warnings:warning|warnings} in {rows:,} rows", errors=errors, **n)
+        return msg("No error in {checks:,} checks of {rows:,} rows; {warnings} {warnings:warning|warnings}", checks=r.checks, **n)
 
     def table(self):
         rows = [[a.column or msg("table"), SEVERITIES[a.severity][1], a.message, number(a.rows)] for a in self.result.anomalies]

@@ -18,7 +18,8 @@ def documents(tmp_path_factory):
     """name -> a saved document: with a history, alone, in Korean."""
     folder = tmp_path_factory.mktemp("validation")
     past = pl.DataFrame({"항구": ["부산", "Mokpo"] * 200, "tons": [i % 37 + .5 for i in range(400)], EVIL: [i % 5 for i in range(400)], "id": range(400)})
-    now = past.with_columns(항구=pl.when(N % 40 == 3).then(pl.lit(EVIL)).otherwise("항구"), tons=pl.when(N % 100 == 9).then(999.0).otherwise("tons"), new=pl.lit(.5) * N,
+    now = past.with_columns(항구=pl.when(N % 40 == 3).then(pl.lit(EVIL)).otherwise("항구"), new=pl.lit(.5) * N,
+                            tons=pl.when(N % 100 == 9).then(999.0).otherwise("tons"),
                             id=pl.when(N == 5).then(4).otherwise("id")).with_columns(pl.when(N % 4 == 1).then(None).otherwise(pl.col(EVIL)).alias(EVIL))
     save_schema(infer(past), folder / "schema.yaml")
     view = validate(now, folder / "schema.yaml")
@@ -78,7 +79,8 @@ def test_the_versions_are_drawn(page):
     assert rows.count() == 8 and "2024-01-07" in rows.nth(1).inner_text() and "did not pass" in rows.nth(5).inner_text()
 
 
-@pytest.mark.parametrize("name, scheme, width", [("whole", "light", 1440), ("whole", "dark", 1440), ("whole", "light", 390), ("ko", "dark", 390), ("alone", "light", 390)])
+@pytest.mark.parametrize("name, scheme, width", [("whole", "light", 1440), ("whole", "dark", 1440), ("whole", "light", 390), ("ko", "dark", 390),
+                                                 ("alone", "light", 390)])
 def test_it_fits(documents, open_page, name, scheme, width):
     page = open_page(documents[name], width=width, scheme=scheme)
     fits(page, documents[name], scheme, width, ".head, .banner, .facts, .cols, .list > details > summary, .panels, .tools")
