@@ -60,7 +60,8 @@ def test_a_table_in_parquet(name, tmp_path):
     if name in REFUSED:
         with pytest.raises(InputError, match=REFUSED[name]): through(tmp_path / "t.parquet", tmp_path)
         return
-    described(through(tmp_path / "t.parquet", tmp_path))
+    df = through(tmp_path / "t.parquet", tmp_path)
+    described(df.select(df.columns[:300]))
 
 
 @pytest.mark.parametrize("name", sorted(set(hostile.TABLES) - SLOW))
