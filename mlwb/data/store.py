@@ -231,7 +231,7 @@ def sweep(
     folder = self._folder(name)
     if not folder.is_dir(): return 0
     known, size = {f for p in self._commits(name) for f in ((_commit(p) or {}).get("files") or [])}, 0
-    for p in folder.glob("mlwb-*.parquet*"):
+    for p in (*folder.glob("mlwb-*.parquet*"), *folder.glob("_mlwb/.tmp-*")):
         if p.name not in known: size += p.stat().st_size; p.unlink()
     return size
 
