@@ -21,6 +21,7 @@ from .frames import listed, tell, unique_names
 
 # %% ../../notebooks/lib/data/02_delimited.ipynb #encoding
 STEP = 1 << 24  # bytes looked at together
+csv.field_size_limit(max(STEP, csv.field_size_limit()))  # Python's own limit of 128 kB is less than what people write into a field
 
 def _pieces(path, step=STEP):
     with open(path, "rb") as f:

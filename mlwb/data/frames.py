@@ -62,7 +62,8 @@ def unique_names(
 ) -> list[str]:  # as many, all different, none empty
     "Column names as text, each there once; changed ones are said."
     key, out, seen = (str.casefold if fold else str), [], set()
-    wanted = [clean_text(n).strip() or f"column_{i + 1}" for i, n in enumerate(names)]
+    told = (lambda n: clean_text(n).replace("\0", "␀")) if fold else clean_text
+    wanted = [told(n).strip() or f"column_{i + 1}" for i, n in enumerate(names)]
     taken = {key(w) for w in wanted}
     for name in wanted:
         new, n = name, 2

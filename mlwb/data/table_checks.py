@@ -7,7 +7,6 @@ __all__ = ['ALPHA', 'expected_in', 'check_names', 'check_rows', 'check_key', 'ch
            'check_distributions']
 
 # %% ../../notebooks/lib/data/11_table_checks.ipynb #table-checks-imports
-import numpy as np
 import polars as pl
 
 from ..core.errors import InputError, unknown

@@ -77,8 +77,9 @@ def as_target(
     if len(counts) == 2:
         positive = next((r[0] for r in counts if r[0] in ("true", "1")), None) or min(counts, key=lambda r: (r[1], r[0]))[0]
         counts.sort(key=lambda r: r[0] == positive)
-    codes, order = {label: i for i, (label, _) in enumerate(counts)}, pl.Float64
-    y = v.replace_strict(found["value"], pl.Series([codes[x] for x in labels], dtype=order), default=None, return_dtype=order) if codes else v.is_null().replace_strict(True, None, return_dtype=order)
+    codes = {label: i for i, (label, _) in enumerate(counts)}
+    numbers = pl.Series([codes[x] for x in labels], dtype=pl.Float64)
+    y = v.replace_strict(found["value"], numbers, default=None, return_dtype=pl.Float64) if codes else pl.Series([None] * len(v), dtype=pl.Float64)
     return Target(name, task, y.to_numpy().astype(float, copy=False), [[label, n] for label, n in counts], infinite)
 
 def _finite(y):
@@ -174,7 +175,8 @@ def _check_classes(y, task):
     labels = _as_text(y.unique()).drop_nulls()
     n = len(labels)
     if n == 1:
-        raise InputError(f"The target {y.name!r} has one class only: {labels[0]!r}, wherever there is a label ({len(y) - y.null_count():,} of {len(y):,} rows). "
+        n = len(y) - y.null_count()
+        raise InputError(f"The target {y.name!r} has one class only: {labels[0]!r}, wherever there is a label ({n:,} of {len(y):,} rows). "
                          "A classifier needs at least two: choose another target, or more data.")
     _few(y, n, labels)
 

@@ -88,7 +88,7 @@ def orphans(
 ) -> list[Path]:
     "Files of killed writes; only for who holds the lock, or knows that nobody writes."
     known = {f for c in _log(folder) for f in (*c["files"], *c["added"])}
-    return sorted(p for p in folder.glob("mlwb-*.parquet*") if p.name not in known and _plain(p))
+    return sorted(p for p in (*folder.glob("mlwb-*.parquet*"), *folder.glob("_mlwb/.tmp-*")) if p.name not in known and _plain(p))
 
 # %% ../../notebooks/lib/data/04_upkeep.ipynb #outdated
 def outdated(

@@ -247,7 +247,8 @@ def full(folder: Path, rows: int, env: dict, limit: int) -> list[str]:
     command = [sys.executable, "-c", small + VICTIM, str(csv), str(folder), "extract"]
     done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True)
     wrong = [] if done.returncode else ["it ended well"]
-    if not re.search("MlwbError: The table 't' can't be written to .*File too large", done.stderr): wrong.append(f"it does not say what is wrong: {done.stderr[-300:]}")
+    told = re.search("MlwbError: The table 't' can't be written to .*File too large", done.stderr)
+    if not told: wrong.append(f"it does not say what is wrong: {done.stderr[-300:]}")
     return wrong + _as_before(folder, before) + scratch(Path(env["TMPDIR"]))
 
 
