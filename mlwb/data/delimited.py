@@ -221,6 +221,7 @@ def open_delimited(
         tell(said, msg("Dates like {example} were read with the day first.", example=day[1]))
     return d
 
+# %% ../../notebooks/lib/data/02_delimited.ipynb #as-utf8
 def _as_utf8(path, encoding, scratch, newline=""):
     out = Path(scratch) / f"{path.name}.utf8"
     try:
@@ -230,6 +231,7 @@ def _as_utf8(path, encoding, scratch, newline=""):
     except UnicodeDecodeError as e: raise InputError(f"its text is not {encoding} (byte {e.start:,} can't be)") from None
     return out
 
+# %% ../../notebooks/lib/data/02_delimited.ipynb #settle
 def _settle(d, header, said):
     "Names, and the columns that all rows are needed for."
     lf = pl.scan_csv(d.path, try_parse_dates=True, infer_schema_length=ROWS, **d.options())
