@@ -75,7 +75,7 @@ class TestPostgreSQL:
         postgres.run("UPDATE visits SET size = size", "VACUUM FULL visits")  # rows written anew, none changed
         assert p.run() == CACHED and len(p.stored()[0]) == 2
         postgres.run("UPDATE visits SET size = 7 * 7919 % 101 / 10.0 WHERE id = 7")  # as it was at first
-        assert p.run()["extract"] == "ok" and p.stored()[0][-1].digest == versions[0].digest
+        assert p.run() == CACHED and len(p.stored()[0]) == 2  # what an earlier run made of these very rows is taken over
         self.nothing_is_left(postgres, p, cli)
 
     def nothing_is_left(self, postgres, p, cli):
