@@ -50,6 +50,7 @@ def profile_in_parts(
     p.notes = [*notes, *_said(p, sampled), *p.notes[1:], *some.notes]  # the first of a merged profile's says what is left out
     return p
 
+# %% ../../notebooks/lib/data/15_parts.ipynb #parts-said
 def _said(p, sampled):
     yield msg("Described in {k} parts. Relations to the target, the search for leaks, Spearman's correlations and associations with categories were computed "
               "on a random sample of {n:,} of {rows:,} rows.", k=p.parts, n=sampled, rows=p.rows)

@@ -133,6 +133,7 @@ def _repeated(hashes):
     hashes = np.sort(hashes)
     return int(np.count_nonzero(hashes[1:] == hashes[:-1]))
 
+# %% ../../notebooks/lib/data/04_tables.ipynb #duplicate-rows
 def duplicate_rows(
     df,  # polars frame or Table
 ) -> int | None:  # rows that are equal to an earlier one; None if it can't be told
