@@ -75,7 +75,7 @@ class TestPostgreSQL:
         postgres.run("UPDATE visits SET size = size", "VACUUM FULL visits")  # rows written anew, none changed
         assert p.run() == CACHED and len(p.stored()[0]) == 2
         postgres.run("UPDATE visits SET size = 7 * 7919 % 101 / 10.0 WHERE id = 7")  # as it was at first
-        assert p.run()["extract"] == "ok" and p.stored()[0][-1].digest == versions[0].digest
+        assert p.run() == CACHED and len(p.stored()[0]) == 2  # what an earlier run made of these very rows is taken over
         self.nothing_is_left(postgres, p, cli)
 
     def nothing_is_left(self, postgres, p, cli):
@@ -146,7 +146,7 @@ def test_a_new_file_that_matches_a_glob(project, tmp_path):
     p = project(str(tmp_path / "in" / "visits-*.csv"))
     assert p.run() == RAN and p.stored()[1].height == ROWS
     table(5).write_csv(tmp_path / "in" / "others.csv")
-    assert p.run() == CACHED
+    assert p.run() == CACHED | {"extract": "ok"} and len(p.stored()[0]) == 1  # the folder was listed, so it is looked at again; it is the same version
     table(5).write_csv(tmp_path / "in" / "visits-2.csv")
     assert p.run() == RAN and p.stored()[1].height == 2 * ROWS
     (tmp_path / "in" / "visits-1.csv").rename(tmp_path / "in" / "visits-3.csv")  # the same rows in another order
