@@ -10,7 +10,7 @@ OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install run test lab lint ci-checks export imports messages bench soak campaign wheel-check clean distclean
+.PHONY: help install run test lab lint ci-checks export imports messages bench bench-data soak campaign campaign-data wheel-check clean distclean
 .DEFAULT_GOAL := help
 
 help: ## show this help
@@ -47,13 +47,19 @@ messages: $(STAMP) ## collect the messages of the code into the Korean catalogue
 	@$(BIN)/python -m pytest tests/test_repo.py -k catalogue
 
 bench: $(STAMP) ## the benchmarks; each writes a table to benchmarks/results/
-	@for b in benchmarks/*.py; do $(BIN)/python "$$b" || exit 1; done
+	@for b in main_job profile runner; do $(BIN)/python "benchmarks/$$b.py" || exit 1; done
+
+bench-data: $(STAMP) ## a CSV of 3 GB extracted, validated and profiled; writes benchmarks/results/data.md (15 minutes, 8 GB of disk)
+	@$(BIN)/python benchmarks/data.py
 
 soak: $(STAMP) ## 300 stages in warm kernels, two side by side; writes benchmarks/results/soak.md (ten minutes)
 	@$(BIN)/python tests/campaigns/soak.py
 
 campaign: $(STAMP) ## 60 runs killed at random moments and gone on with; writes benchmarks/results/campaign.md (an hour; fewer: KILLS=6)
 	@$(BIN)/python tests/campaigns/kills.py $(if $(KILLS),--kills $(KILLS))
+
+campaign-data: $(STAMP) ## 50 extracts and appends killed; writes benchmarks/results/data_campaign.md (six minutes; fewer: KILLS=6)
+	@$(BIN)/python tests/campaigns/data_kills.py $(if $(KILLS),--kills $(KILLS))
 
 wheel-check: $(STAMP) ## build the wheel, install it (core only) in a fresh environment, use it outside of the repository
 	@bash .ci/wheel

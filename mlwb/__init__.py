@@ -10,6 +10,7 @@ _LAZY = {
     "explore": "mlwb.show.explore",
     "explain": "mlwb.show.explain",
     "drift": "mlwb.show.drift",
+    "validate": "mlwb.show.validation",
     # any notebook of a project
     "runlog": "mlwb.show.runview",
     # a stage notebook

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from . import data_cli, schema_cli
 from .core.errors import InputError, MlwbError, UsageError
 
 # %% ../notebooks/lib/90_cli.ipynb #main
@@ -195,14 +196,14 @@ def gc(
     keep: Annotated[int, typer.Option("--keep", min=0, help="Newest runs that stay in any case.")] = 20,
     older: Annotated[float, typer.Option("--older", metavar="DAYS", min=0, help="Delete only what is older.")] = None,
     dry: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    tables: Annotated[int, typer.Option("--tables", metavar="N", min=1, help="Of each table, keep N versions and those that runs need; default: all.")] = None,
     as_json: Json = False,
 ):
     "Delete old runs, their reports, and what killed runs have left; what is still needed stays."
     from mlwb.run.gc import collect
     from mlwb.run.terminal import print_collected
-    done = collect(_project(), keep, older, dry)
-    if as_json: _print_json(done)
-    else: print_collected(done)
+    done = collect(_project(), keep, older, dry, tables)
+    (_print_json if as_json else print_collected)(done)
 
 # %% ../notebooks/lib/90_cli.ipynb #init
 @app.command()
@@ -316,3 +317,5 @@ def serve(
     from mlwb.core.workspace import find_project
     from mlwb.serve.app import serve
     serve(find_project(), host, port, model)
+
+for part in (schema_cli, data_cli): part.mount(app)

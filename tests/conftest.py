@@ -2,17 +2,24 @@
 
 import json
 import os
+import pwd
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
-MARK_OF_FIXTURE = {"data_dir": "data", "chromium": "browser", "browser": "browser"}
-MUST_RUN_IN_CI = ("data", "browser")
+MARK_OF_FIXTURE = {"data_dir": "data", "chromium": "browser", "browser": "browser", "postgres": "postgres"}
+MUST_RUN_IN_CI = ("data", "browser", "postgres")
 
 
 # --- the environment ---------------------------------------------------------------------------------------------------
@@ -41,7 +48,7 @@ def _own_folders(tmp_path_factory):
 # --- a skip that continuous integration does not accept ----------------------------------------------------------------
 
 def pytest_collection_modifyitems(items):
-    """A test that asks for the real data or for a browser is marked so by that."""
+    """A test that asks for the real data, a browser or a database server is marked so by that."""
     for item in items:
         for name in item.fixturenames:
             if name in MARK_OF_FIXTURE: item.add_marker(MARK_OF_FIXTURE[name])
@@ -53,7 +60,7 @@ def _reason(report):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item):
-    """With CI=true, a skip of a test marked `data` or `browser` is a failure."""
+    """With CI=true, a skip of a test marked `data`, `browser` or `postgres` is a failure."""
     outcome = yield
     report = outcome.get_result()
     if CI and report.skipped and not hasattr(report, "wasxfail") and any(item.get_closest_marker(m) for m in MUST_RUN_IN_CI):
@@ -97,6 +104,79 @@ def browser(chromium):
         b = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield b
         b.close()
+
+
+def _postgres_binaries():
+    """The folder of `initdb` and `postgres`; Debian has it outside of PATH."""
+    found = [shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: float(p.parts[4]), reverse=True)]
+    return next((Path(p).parent for p in found if p), None)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server of the tests' own, or a skip: `.source` as a source names it, `.password`, `.run(statement, …)`."""
+    if not (bin := _postgres_binaries()): pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    import psycopg
+    folder, who = Path(tempfile.mkdtemp(prefix="mlwb-pg-")), {}  # a short path: a socket's name is at most 107 bytes long
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        user = pwd.getpwnam("nobody")
+        who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        os.chown(folder, user.pw_uid, user.pw_gid)
+    password = 'Gehei"m/w@rt#1%25ß'
+    (folder / "password").write_text(password, encoding="utf-8")
+    (folder / "password").chmod(0o644)
+    make = [bin / "initdb", "-D", folder / "data", "-U", "ada", "--auth=scram-sha-256", f"--pwfile={folder / 'password'}", "-E", "UTF8", "--locale=C", "-N"]
+    done = subprocess.run(make, cwd=folder, capture_output=True, text=True, **who)
+    assert done.returncode == 0, done.stderr
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with open(folder / "log", "wb") as log:
+        command = [bin / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, **who)
+
+    def run(*statements):
+        with psycopg.connect(host="127.0.0.1", port=port, user="ada", password=password, dbname="postgres", autocommit=True) as c:
+            for s in statements: c.execute(s)
+
+    try:
+        until = time.monotonic() + 60
+        while True:
+            try: run("SELECT 1"); break
+            except psycopg.OperationalError:
+                assert server.poll() is None and time.monotonic() < until, (folder / "log").read_text()
+                time.sleep(.1)
+        os.environ["TEST_PG_PASSWORD"] = password
+        yield SimpleNamespace(source=f"postgresql://ada:env:TEST_PG_PASSWORD@127.0.0.1:{port}/postgres", password=password, run=run, port=port, folder=folder)
+    finally:
+        os.environ.pop("TEST_PG_PASSWORD", None)
+        server.send_signal(signal.SIGINT)  # its fast shutdown
+        server.wait(60)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def _s3_server():
+    import s3fs  # noqa: F401 (in CI its lack is an error, not a skip)
+    from moto.server import ThreadedMotoServer
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def s3(_s3_server, monkeypatch, tmp_path):
+    """An S3 server of this test's own with the bucket `shop`: boto3's client; the environment says where it is, and who we are."""
+    import boto3
+    for name in [n for n in os.environ if n.startswith(("AWS_", "FSSPEC_"))]: monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"): monkeypatch.setenv(name, str(tmp_path / "none"))
+    for name, value in {"ENDPOINT_URL": _s3_server, "ACCESS_KEY_ID": "testing", "SECRET_ACCESS_KEY": "testing", "DEFAULT_REGION": "us-east-1",
+                        "EC2_METADATA_DISABLED": "true"}.items(): monkeypatch.setenv(f"AWS_{name}", value)
+    urllib.request.urlopen(urllib.request.Request(f"{_s3_server}/moto-api/reset", method="POST")).close()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="shop")
+    return client
 
 
 class Outcome(subprocess.CompletedProcess):

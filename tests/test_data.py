@@ -304,8 +304,7 @@ done(child(lambda: store.write("t", content(7))))
         from filelock import FileLock
 
         from mlwb.core.errors import MlwbError
-        from mlwb.data import store as module
         store = Store(tmp_path / "data")
         store.write("t", pl.DataFrame({"a": [1]}))
         with FileLock(store.path / ".t.lock"), pytest.raises(MlwbError, match="being written by another process"):
-            with module._lock(store, "t", seconds=.1): pass
+            with store._lock("t", seconds=.1): pass

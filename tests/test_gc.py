@@ -1,5 +1,6 @@
 """What `mlwb gc` takes away and what it never does; a kill in the middle leaves nothing half."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,12 +11,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from mlwb.core.errors import MlwbError
+from mlwb.core.errors import MissingInput, MlwbError
 from mlwb.core.workspace import find_project, publish
-from mlwb.run.artifacts import fingerprint, take_over
-from mlwb.run.gc import collect
+from mlwb.data.store import Store
+from mlwb.run.artifacts import fingerprint, save_artifact, take_over
+from mlwb.run.gc import collect, pinned
 from mlwb.run.record import Run, draft, list_runs, only_runner
 
 
@@ -191,3 +194,163 @@ collect(Project(Path({str(project.root)!r})), keep=1)
 def test_not_while_a_run_is_at_work(project):
     past(project, 1)
     with only_runner(project), pytest.raises(MlwbError, match="Another run is at work"): collect(project)
+
+
+# --- tables and scratch --------------------------------------------------------------------------------------------------
+
+def numbers(*n): return pl.DataFrame({"n": n})
+
+
+def test_what_killed_writes_left_goes_and_versions_only_when_asked(project):
+    store, name = Store(project.data), "매출 / ../2024"
+    for n in range(5): store.write(name, numbers(n))
+    store.write("appended", numbers(1)), store.write("appended", numbers(2), append=True), store.write("appended", numbers(3))
+    folder = store._folder(name)
+    (folder / "mlwb-dead.parquet").write_bytes(b"x" * 500)
+    (project.data / "first" / "_delta_log").mkdir(parents=True), (project.data / "first" / "mlwb-1.parquet").write_bytes(b"x" * 50)
+    files = sum(p.stat().st_size for p in folder.glob("*.parquet")) - 500
+    would = collect(project, dry=True)
+    assert (folder / "mlwb-dead.parquet").exists() and (project.data / "first").exists()
+    done = collect(project)
+    assert gone(done, "orphan") == {f"{folder.name}/mlwb-dead.parquet", "first/mlwb-1.parquet"} == gone(would, "orphan") and done.bytes == would.bytes == 550
+    assert not (project.data / "first").exists() and store.read(name)["n"].to_list() == [4] and not gone(done, "version")
+    for run, version in (("20260101-000000-abcd", 1), ("draft", 2)):  # a run, and a draft by hand
+        Run(project, run).tell("run", run=run, draft=run == "draft")
+        Run(project, run).write_stage("extract", {"outputs": {"table": save_artifact(Run(project, run), "extract", "table", store.versions(name)[version])}})
+    assert pinned(project) == {(name, 1): ["20260101-000000-abcd"], (name, 2): ["draft"]}
+    would = collect(project, tables=1, dry=True)
+    assert all(store.read(v).height for v in store.versions(name))
+    done = collect(project, tables=1)
+    assert gone(done, "version") == {f"{name}@0", f"{name}@3", "appended@0", "appended@1"} == gone(would, "version") and 0 < done.bytes == would.bytes < files
+    assert [store.read(store.versions(name)[v])["n"].to_list() for v in (1, 2, 4)] == [[1], [2], [4]]
+    with pytest.raises(MissingInput, match="Version 3 of the table .* is gone"): store.read(store.versions(name)[3])
+    assert collect(project, tables=1).gone == [] and store.write(name, numbers(9)).version == 5
+
+
+def test_a_file_of_several_versions_goes_with_the_last(project):
+    store = Store(project.data)
+    for n in range(4): store.write("log", numbers(n), append=True)
+    store.write("log", numbers(0))
+    shared = store.commits("log")[0]["files"][0]
+    assert shared in store.commits("log")[3]["files"]
+    run = Run(project, "20260101-000000-abcd")
+    run.tell("run", run=run.name)
+    run.write_stage("extract", {"outputs": {"table": save_artifact(run, "extract", "table", store.versions("log")[1])}})
+    done = collect(project, tables=1)
+    assert gone(done, "version") == {"log@2", "log@3"} and store.read(store.versions("log")[1])["n"].to_list() == [0, 1]
+    assert store.read(store.versions("log")[0])["n"].to_list() == [0], "all of its files are the kept version's"
+    shutil.rmtree(run.path)
+    assert gone(collect(project, tables=1), "version") == {"log@0", "log@1"} and not (store._folder("log") / shared).exists()
+
+
+def test_a_model_that_may_serve_pins_what_it_was_trained_on(project, monkeypatch):
+    from types import SimpleNamespace
+    store = Store(project.data)
+    for n in range(3): store.write("table", numbers(n))
+    model = lambda version, **more: SimpleNamespace(version=version, tags={"mlwb.data.table": "table", "mlwb.data.version": version}, **more)
+    monkeypatch.setattr("mlwb.release.registry.versions", lambda project: [model("1", aliases=["champion"]), model("0", aliases=[])])
+    assert gone(collect(project, tables=1), "version") == {"table@0"}
+
+
+def test_other_tools_commits_lose_nothing(project):
+    store = Store(project.data)
+    for n in range(3): store.write("table", numbers(n))
+    folder = store._folder("table")
+    numbers(7).write_delta(folder, mode="append")  # on top of version 2
+    assert gone(collect(project, tables=1), "version") == {"table@0", "table@1"}
+    assert sorted(pl.read_delta(str(folder))["n"]) == [2, 7] and store.read("table")["n"].to_list() == [2]
+    store.write("table", numbers(8))
+    collect(project, tables=1)
+    assert pl.read_delta(str(folder), version=4)["n"].to_list() == [8] and list(folder.glob("part-*.parquet")), "a file of theirs is not ours to delete"
+    store.write("table", numbers(9))
+    (folder / "_delta_log" / f"{0:020}.json").unlink()  # another tool has cut the log
+    assert not gone(collect(project, tables=1), "version", "orphan") and len(list(folder.glob("mlwb-*"))) == 2
+
+
+def test_hostile_names_in_a_store_lead_nowhere(project, tmp_path):
+    store, outside = Store(project.data), tmp_path / "outside"
+    outside.mkdir(), (outside / "mlwb-1.parquet").write_bytes(b"x"), (outside / "keep.parquet").write_bytes(b"x")
+    store.write("table", numbers(1)), store.write("table", numbers(2))
+    folder = store._folder("table")
+    (project.data / "link").symlink_to(outside), (folder / "mlwb-link.parquet").symlink_to(outside / "keep.parquet")
+    log = folder / "_delta_log" / f"{0:020}.json"
+    named = json.dumps(store.commits("table")[0]["files"]).replace('"', '\\"')
+    log.write_text(log.read_text().replace(named, '[\\"../../../outside/keep.parquet\\", \\"..\\"]'))
+    assert store.commits("table")[0]["files"][0].startswith("../")
+    done = collect(project, tables=1)
+    assert sorted(p.name for p in outside.iterdir()) == ["keep.parquet", "mlwb-1.parquet"] and (folder / "mlwb-link.parquet").is_symlink()
+    assert all(".." not in g["name"] for g in done.gone) and store.read("table")["n"].to_list() == [2]
+    (project.data / "torn" / "_delta_log").mkdir(parents=True), (project.data / "torn" / "_delta_log" / f"{0:020}.json").write_text('{"add": 1}')
+    (project.data / "torn" / "mlwb-1.parquet").write_bytes(b"x")
+    assert "its log can't be read" in str(collect(project).kept["table torn"]) and (project.data / "torn" / "mlwb-1.parquet").exists()
+
+
+def test_a_table_that_is_written_is_left_for_the_next_time(project):
+    store = Store(project.data)
+    store.write("table", numbers(1)), store.write("table", numbers(2))
+    with store._lock("table"):
+        (half := store._folder("table") / "mlwb-half.parquet").write_bytes(b"x")
+        done = collect(project, tables=1)
+        assert half.exists() and not gone(done, "orphan", "version") and str(done.kept["table table"]) == "it is being written"
+    assert gone(collect(project, tables=1), "orphan", "version") == {"table/mlwb-half.parquet", "table@0"}
+
+
+WRITER = """
+import sys, polars as pl
+from pathlib import Path
+from mlwb.data.store import Store
+store, i = Store(Path(sys.argv[1])), 0
+while not (Path(sys.argv[1]) / "stop").exists():
+    i += 1
+    store.write("table", pl.DataFrame({"n": [i]}), append=i % 4 != 1)
+    print(i, flush=True)
+"""
+
+
+def test_a_writer_and_gc_at_once(project):
+    """The newest version is whole at any moment, whoever appends, replaces and takes away."""
+    store = Store(project.data)
+    child = subprocess.Popen([sys.executable, "-c", WRITER, str(project.data)], stdout=subprocess.PIPE, text=True)
+    child.stdout.readline()
+    taken, seen = 0, 0
+    try:
+        while seen < 40:
+            taken += len(gone(collect(project, tables=1), "version"))
+            n = store.read("table")["n"].to_list()
+            assert n == list(range(n[0], n[-1] + 1)) and n[0] % 4 == 1 and n[-1] >= seen, n
+            seen = n[-1]
+            assert child.poll() is None
+    finally:
+        (project.data / "stop").touch()
+        child.communicate(timeout=60)
+    assert child.returncode == 0 and taken > 5
+    last = store.commits("table")[-1]["files"]
+    collect(project, tables=1)
+    assert sorted(p.name for p in store._folder("table").glob("*.parquet")) == sorted(last)
+
+
+def test_a_killed_gc_of_tables_can_be_done_again(project):
+    store = Store(project.data)
+    for n in range(6): store.write("table", numbers(n))
+    code = ("import os, sys; from pathlib import Path; from mlwb.core.workspace import Project; from mlwb.run.gc import collect\n"
+            "real, left = Path.unlink, 2\n"
+            "def unlink(self, *a, **k):\n global left\n left -= self.suffix == '.parquet'\n if left < 0: os.kill(os.getpid(), 9)\n real(self, *a, **k)\n"
+            "Path.unlink = unlink\ncollect(Project(Path(sys.argv[1])), tables=1)")
+    assert subprocess.run([sys.executable, "-c", code, str(project.root)]).returncode == -signal.SIGKILL
+    assert len(list(store._folder("table").glob("*.parquet"))) == 4 and store.read("table")["n"].to_list() == [5]
+    assert len(gone(collect(project, tables=1), "version")) == 3 and store.read("table")["n"].to_list() == [5]
+
+
+def test_scratch_of_dead_processes_goes(project):
+    code = "import time; from mlwb.data.sources import scratch_folder; s = scratch_folder(); print(s.name, flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    mine = Path(child.stdout.readline().strip())
+    (mine / "unpacked.csv").write_bytes(b"x" * 1000)
+    place = Path(tempfile.gettempdir())
+    for odd in ("mlwb-scratch-x-y", "mlwb-scratch-", "mlwb-scratch-1-mine"): (place / odd).mkdir()
+    (place / "mlwb-scratch-99999999-link").symlink_to(project.root), (place / "mlwb-scratch-99999999-file").write_bytes(b"x")
+    assert not gone(collect(project), "scratch")
+    child.kill(), child.wait()
+    done = collect(project)
+    assert gone(done, "scratch") == {mine.name} and done.bytes == 1000 and not mine.exists() and (project.root / "settings.ini").exists()
+    assert len(list(place.glob("mlwb-scratch-*"))) == 5

@@ -159,7 +159,7 @@ PRIVATE = {
     "a cloud key": r"\bAKIA[0-9A-Z]{16}\b",
     "a token": r"\b(?:gh[opsu]_|xox[abp]-|sk-)[A-Za-z0-9_-]{20,}",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
-    "a password in a URL": r"\b[a-z][a-z0-9+]*://[^/\s:@'\"{}<>$]+:[^/\s@'\"{}<>$]{3,}@(?!example|host|server)",
+    "a password in a URL": r"\b[a-z][a-z0-9+]*://[^/\s:@'\"{}<>$]+:(?!env:[A-Za-z_]\w*@|\*{3}@)[^/\s@'\"{}<>$]{3,}@(?!example|host|server)",
 }
 
 

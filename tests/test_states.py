@@ -79,9 +79,10 @@ def test_a_demo_is_the_files_of_its_package(project, tmp_path, monkeypatch):
 def test_what_is_not_there_and_what_can_not_be_read(project):
     (project.root / "data.csv").unlink()
     assert state(project, "source") == "data.csv none, acquisition.yaml none"
-    for source in ("s3://bucket/x.parquet", "postgresql://host/db", "https://host/x.csv"):
+    for source, words in (("https://127.0.0.1:1/x.csv", "can't be read"), ("postgresql://127.0.0.1:1/db#t", "can't be opened"),
+                          ("postgresq://h/db#t", "Did you mean"), ("memory://none/x.csv", "no such object"), ("sqlite:///none.db#t", "no database")):
         publish(project.root / "settings.ini", INI.format(source))
-        with pytest.raises(InputError, match="Known kinds: .*path"): state(Project(project.root), "source")
+        with pytest.raises(InputError, match=words): state(Project(project.root), "source")
 
 
 def test_files_and_folders_are_their_content(project):
@@ -220,6 +221,20 @@ def test_a_table_is_its_newest_version(project):
     df.write_delta(store._folder(name), mode="append")  # another tool's commit is no version of ours
     assert state(project, f"table:{name}") == f"version 2 {store.versions(name)[-1].digest}"
     assert unique_slug(name) == store._folder(name).name
+
+
+def test_a_version_is_there_only_with_all_of_its_files(project):
+    store, name = Store(project.data), "매출 2024/a"
+    df, _ = acquire("data.csv", project.root, [])
+    for append in (False, True, True, False): last = store.write(name, df if append or not store.tables() else df[1:], append=append)
+    at = lambda v: state(project, f"table:{name}@{v}")
+    assert [at(v) for v in range(4)] == [f"version {r.version} {r.digest}" for r in store.versions(name)] and at(4) == "none"
+    files = [c["files"] for c in store.commits(name)]
+    assert [len(f) for f in files] == [1, 2, 3, 1]
+    (store._folder(name) / files[1][1]).unlink()  # of the versions 1 and 2, and added by the commit of 1
+    assert [at(v) != "none" for v in range(4)] == [True, False, False, True]
+    (store._folder(name) / files[0][0]).unlink()  # which no commit but the first has added
+    assert [at(v) != "none" for v in range(4)] == [False, False, False, True] and last.version == 3
 
 
 # --- cost, and first use -----------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ def references(
     "Every environment variable that parameters or settings refer to."
     if isinstance(value, Mapping): return references(list(value.values()))
     if isinstance(value, (list, tuple, set, frozenset)): return {n for v in value for n in references(v)}
+    if isinstance(value, str) and "://" in value: return set(re.findall(r"[:=/@]env:([A-Za-z_][A-Za-z0-9_]*)", value.partition("#")[0]))
     return {name} if (name := reference(value)) else set()
 
 # %% ../../notebooks/lib/core/08_secrets.ipynb #secret

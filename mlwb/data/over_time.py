@@ -55,9 +55,12 @@ def target_over_time(
     every = period_of(v)
     if not every: return {}
     which = [(None, "")] if t.task == "regression" else [(1, t.classes[1][0])] if t.binary else [(i, k) for i, (k, _) in enumerate(t.classes[:4])]
-    y = np.where(np.isfinite(t.y), t.y, np.nan)
-    ys = [pl.Series(str(i), y if c is None else np.where(np.isnan(y), np.nan, y == c)).fill_nan(None) for i, (c, _) in enumerate(which)]
-    found = pl.DataFrame([v.dt.truncate(every), *ys]).drop_nulls("period").group_by("period").agg(
+    bad = ~np.isfinite(t.y)
+    y = pl.Series(t.y).set(pl.Series(bad), None) if bad.any() else pl.Series(t.y)
+    ys = [(y if c is None else (y == c).cast(pl.Float64)).alias(str(i)) for i, (c, _) in enumerate(which)]
+    v = v.dt.truncate(every)
+    found = pl.DataFrame([v, *ys])
+    found = (found.drop_nulls("period") if v.null_count() else found).group_by("period").agg(
         n=pl.col("0").count() if ys else pl.lit(0), **{f"mean{i}": pl.col(s.name).mean() for i, s in enumerate(ys)},
         **{f"sd{i}": pl.col(s.name).std() for i, s in enumerate(ys)})
     found = found.sort("period").upsample("period", every=every).with_columns(pl.col("n").fill_null(0))

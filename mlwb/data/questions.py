@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLE', 'Question', 'Questions', 'relevant', 'accurate', 'available', 'by_period', 'updated', 'representative',
-           'ask']
+           'ask', 'ask_source']
 
 # %% ../../notebooks/lib/data/12_questions.ipynb #questions-imports
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
+from ..core.errors import InputError
 from ..core.messages import Message, msg
 from ..core.results import Result
 from .alerts import duplicate_rows
@@ -21,7 +22,7 @@ from .notes import AcquisitionNote
 from .over_time import NAMES, period_of
 from .relations import halves, relate, values_of
 from .suspects import TOO_STRONG, missing_with_label
-from .targets import Target, as_target, check_target
+from .targets import Target, as_target, as_time, check_target, parse_time
 
 # %% ../../notebooks/lib/data/12_questions.ipynb #question
 @dataclass
@@ -197,12 +198,36 @@ def ask(
     target: str = "",
     time: str = "",                       # column that orders the rows; empty: none
     task: str = "",                       # empty: inferred
+    pair: pl.DataFrame | None = None,     # target and time of all rows, where `df` holds some
 ) -> Questions:
     "Ask a table the five questions; InputError where it can't be learned from at all."
-    df, task = check_target(frame(df), target, task, time, said=[])
-    t = as_target(df, target, task)
+    df = frame(df)
+    whole, task = check_target(df if pair is None else pair, target, task, time, said=[], schema=df.schema)
+    if pair is not None and time and whole.schema[time] != pair.schema[time]: df = df.with_columns(as_time(pl.col(time), parse_time(pair[time])[1]))
+    df, t = whole if pair is None else df, as_target(whole, target, task)
     found = missing_with_label(df, target)
     late = sorted({*(note.unknown_at_prediction if note else []), *(d["column"] for d in found)})
-    periods = by_period(df, time, t) if time else None
-    return Questions([relevant(df, t, late), accurate(df), available(df, note, t, found), updated(df, note, time, periods),
-                      representative(df, t, periods)], df.height)
+    periods = by_period(whole, time, t) if time else None
+    out = [relevant(df, t, late), accurate(df), available(df, note, t, found), updated(whole, note, time, periods), representative(whole, t, periods)]
+    for q in out[:3] if df.height < whole.height else (): q.details.append(_some(df, whole))
+    return Questions(out, whole.height)
+
+def _some(df, whole): return msg("Measured on {n:,} of {rows:,} rows, spread evenly over all.", n=df.height, rows=whole.height)
+
+# %% ../../notebooks/lib/data/12_questions.ipynb #ask-source
+def ask_source(
+    source,            # see mlwb.data.sources.open_acquired
+    target: str = "",
+    time: str = "",
+    task: str = "",
+    **limits,          # cells: how many are read at most
+) -> Questions:
+    "`ask` for an opened source, in bounded memory."
+    from mlwb.data.sources import GIVE
+    schema = source.lazy.collect_schema()
+    for what, name in (("target", target), ("time", time)):
+        if (name or what == "target") and name not in schema: check_target(pl.DataFrame(), target, task, time, schema=schema)  # says it
+    pair = source.map(lambda lf: lf.select(list(dict.fromkeys(filter(None, (target, time)))))).collect()
+    if not pair.height: raise InputError(f"{source.where} can't be read: it has {len(schema)} columns and no rows. {GIVE}")
+    some, k = source.spread(pair.height, **limits)
+    return ask(some, source.note, target, time, task, pair if k > 1 else None)

@@ -20,11 +20,12 @@ from ..core.errors import MlwbError
 # %% ../../notebooks/lib/run/09_engine.ipynb #client
 class Client(PapermillNotebookClient):
     "A notebook client that keeps the state of every code cell, and lets no secret into an output."
-    def __init__(self, nb_man, on_cell: Callable | None = None, before: str = "", after: str = "", mask=None, **kw):
+    def __init__(self, nb_man, on_cell: Callable | None = None, on_progress: Callable | None = None, before: str = "", after: str = "", mask=None, **kw):
         super().__init__(nb_man, on_cell_start=self._start, on_cell_executed=self._executed, on_cell_error=self._executed, **kw)
         runs = lambda c: c.cell_type == "code" and c.source.strip() and "skip-execution" not in c.metadata.get("tags", [])
         self.states = {i: "not-run" for i, c in enumerate(self.nb.cells) if runs(c)}
         self._tell, self._before, self._after = on_cell or (lambda index, state: None), before, after
+        self._progress = on_progress or (lambda text: None)
         self._mask = mask if callable(mask) else lambda: mask
 
     def _set(self, index, state):
@@ -54,7 +55,9 @@ from fastcore.basics import patch
 def process_message(self: Client, msg, cell, cell_index):
     if mask := self._mask():
         msg = {**msg, "content": mask.any(msg["content"]), "buffers": [b"" if mask.found(b) else b for b in msg.get("buffers") or ()]}
-    try: return PapermillNotebookClient.process_message(self, msg, cell, cell_index)
+    try:
+        if msg["content"].get("metadata", {}).get("mlwb") == "progress": self._progress(msg["content"]["data"]["text/plain"]); return None
+        return PapermillNotebookClient.process_message(self, msg, cell, cell_index)
     finally: self.kc.shell_channel.socket.get(zmq.EVENTS)
 
 @patch
@@ -100,6 +103,7 @@ class Engine(NBClientEngine):
         km=None,                               # a kernel to use, mlwb.run.kernels.Kernel; default: a new one
         on_open: Callable | None = None,       # called with the notebook, which is filled while it runs
         on_cell: Callable | None = None,       # called with (index, state)
+        on_progress: Callable | None = None,   # called with a line of text, which is empty where work has ended
         before: str = "",                      # code to run silently before the first cell
         after: str = "",                       # and after the last one
         mask=None,                             # mlwb.core.secrets.Mask for the outputs, or a function that gives it
@@ -108,7 +112,7 @@ class Engine(NBClientEngine):
         "Run the cells; afterwards the notebook's metadata says under `mlwb` what became of each."
         if on_open: on_open(nb_man.nb)
         with nullcontext(Config()) if km else transport() as config:
-            client = Client(nb_man, on_cell, before, after, mask, km=km, config=config, timeout=execution_timeout, startup_timeout=start_timeout,
+            client = Client(nb_man, on_cell, on_progress, before, after, mask, km=km, config=config, timeout=execution_timeout, startup_timeout=start_timeout,
                             kernel_name=kernel_name, log_output=log_output, stdout_file=stdout_file, stderr_file=stderr_file, shutdown_kernel="immediate")
             try: return client.execute()
             finally:

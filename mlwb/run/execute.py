@@ -99,6 +99,7 @@ class Work:
     limit: float | None = None  # seconds it may take
     mask: object = None     # mlwb.core.secrets.Mask
     on_cell: object = None  # called with (cell, id, state)
+    on_progress: object = None  # called with a line of text
     started: float = field(default_factory=time.perf_counter)
     stopped: str = ""       # why the runner stopped it: timeout or interrupted
     code: str = ""          # digest of the code that was read to be run, which may have been edited since it was decided upon
@@ -172,7 +173,7 @@ def go(work: Work) -> State:
         if (cell := _cells(work._nb).get(i)) and work.on_cell: work.on_cell(*cell, state)
     try:
         pm.execute_notebook(str(stage.path), str(part), parameters=work.values, engine_name="mlwb", kernel_name="python3", language="python",
-                            progress_bar=False, km=work.kernel, on_open=work.opened, on_cell=told, mask=work.masking,
+                            progress_bar=False, km=work.kernel, on_open=work.opened, on_cell=told, on_progress=work.on_progress, mask=work.masking,
                             before=_before(env, stage.path.parent), after=_AFTER)
     except pm.exceptions.PapermillExecutionError: pass  # the notebook says what failed
     except RuntimeError as e: died = e  # a dead kernel

@@ -29,6 +29,7 @@ class Quiet:
     def begin(self, runs: list[Run], stages: list): pass
     def start(self, run: Run, stage, reason: list): pass
     def cell(self, run: Run, stage, index: int, state: str): pass
+    def progress(self, run: Run, stage, text: str): pass
     def retry(self, run: Run, state: State, pause: float): pass
     def end(self, run: Run, state: State): pass
     def say(self, text: str): pass
@@ -100,8 +101,9 @@ def _begin(self: Pipeline, job, reason):
     def on_cell(cell, id, state):
         job.run.tell("cell", stage=job.stage.name, cell=cell, id=id, state=state)
         self.listener.cell(job.run, job.stage, cell, state)
+    on_progress = lambda text: self.listener.progress(job.run, job.stage, text)
     limit, mask = self.plan.policy.limit(job.stage), secrets_of(self.project, job.stage, job.values)
-    work = Work(job.run, job.stage, job.values, kernel, how, job.attempt, limit, mask, on_cell)
+    work = Work(job.run, job.stage, job.values, kernel, how, job.attempt, limit, mask, on_cell, on_progress)
     job.because = reason
     self.working[job] = (work, self.pool.submit(self._go, work, job))
     self._stand_by()

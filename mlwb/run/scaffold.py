@@ -55,7 +55,7 @@ DEMO = {"demo:flights": ("late", "sched_dep")}  # target and time of a demo
 
 def init(
     folder: Path,
-    data: str,                # a CSV or Parquet file, or demo:NAME
+    data: str,                # a file, glob, folder of a Delta table, sources.yaml, URL of a database or object store, or demo:NAME
     target: str = "",         # column to predict; a demo knows its own
     time: str = "",           # column that orders the rows
     task: str = "",           # one of TASKS; empty: inferred
@@ -67,17 +67,21 @@ def init(
     folder = Path(folder).expanduser()
     if is_project(folder): raise InputError(f"{folder} is a project already: it has a settings.ini. Choose another folder, or change that file.")
     if folder.exists() and not folder.is_dir(): raise InputError(f"{folder} is a file; a project is a folder.")
-    from mlwb.data.sources import read
-    from mlwb.data.targets import check_target
+    from mlwb.core.states import source_kind
+    from mlwb.data.sources import open_source
+    from mlwb.data.targets import check_source
     demo = data.startswith("demo:")
-    df, note = read(data, said=[])
+    opened = open_source(data, said=[])
     if demo: target, time = target or DEMO[data][0], time or DEMO[data][1]
-    if not target: raise InputError(f"Which column is to be predicted? Say --target COLUMN. Columns of {data}: {', '.join(df.columns[:40])}")
+    if not target:
+        names = opened.lazy.collect_schema().names()
+        raise InputError(f"Which column is to be predicted? Say --target COLUMN. Columns of {data}: {', '.join(names[:40])}")
     if task and task not in TASKS: raise unknown("task", task, TASKS)
-    df, task = check_target(df, target, task, time, said=[])
+    task = check_source(opened, target, task, time, said=[])[1]
     root = folder.resolve()
-    source = data if demo else _relative(Path(data).expanduser().resolve(), root)
-    return _write(root, dict(name=slug(name or root.name), task=task, target=target, time=time, source=source, language=language), note, demo)
+    source = data if source_kind(data) not in ("path", "tables") else _relative(Path(data).expanduser().resolve(), root)
+    settings = dict(name=slug(name or root.name), task=task, target=target, time=time, source=source, language=language)
+    return _write(root, settings, opened.note if demo else None, demo)
 
 def _relative(path, root):
     try: return path.relative_to(root).as_posix()

@@ -13,6 +13,7 @@ from fastcore.basics import patch
 
 from ..core import errors
 from ..core.messages import say
+from ..core.progress import LOG
 from ..core.workspace import Project
 from .cache import because
 from .record import Run, list_runs
@@ -30,7 +31,7 @@ def console():
 # %% ../../notebooks/lib/run/17_terminal.ipynb #progress-class
 class Progress(Quiet):
     "Shows a run on stderr: what is at work, and one line for each stage that has ended."
-    def __init__(self): self.console, self.status, self.at, self.grid, self.runs = console(), None, {}, False, []
+    def __init__(self): self.console, self.status, self.at, self.doing, self.grid, self.runs, self.said = console(), None, {}, {}, False, [], 0.0
 
     def begin(self, runs, stages):
         from rich.markup import escape
@@ -50,8 +51,17 @@ class Progress(Quiet):
         if (run, stage.name) in self.at: self.at[(run, stage.name)] = (self.at[(run, stage.name)][0], index + 1)
         self._show()
 
+    def progress(self, run, stage, text):
+        self.doing[(run, stage.name)] = text
+        if text and not self.console.is_terminal and time.monotonic() - self.said > LOG:
+            self.said = time.monotonic()
+            self.say(f"{self._name(run, stage.name)}: {text}")
+        self._show()
+
     def _show(self):
-        if self.status: self.status.update(" · ".join(f"{self._name(r, s)}: cell {c}, {time.monotonic() - t:.0f} s" for (r, s), (t, c) in self.at.items()))
+        from rich.markup import escape
+        what = lambda key, cell: escape(self.doing.get(key) or f"cell {cell}")
+        if self.status: self.status.update(" · ".join(f"{self._name(*k)}: {what(k, c)}, {time.monotonic() - t:.0f} s" for k, (t, c) in self.at.items()))
 
     def say(self, text):
         from rich.markup import escape
@@ -65,7 +75,7 @@ def retry(self: Progress, run, state, pause):
 @patch
 def end(self: Progress, run, state):
     from rich.markup import escape
-    self.at.pop((run, state.name), None)
+    for kept in (self.at, self.doing): kept.pop((run, state.name), None)
     mark, colour = ("✗", "yellow") if state.rejected else MARK[state.status]
     text = say(state.verdict) if state.status in ("ok", "cached") else because(state.reason) or (state.error or {}).get("message", "").split("\n")[0]
     seconds = f"{state.seconds:6.1f} s" if state.status != "cached" else "  cached"

@@ -8,6 +8,7 @@ __all__ = ['LEVELS', 'ProfileView', 'snapshot', 'explore']
 # %% ../../notebooks/lib/show/02_explore.ipynb #explore-imports
 import json
 from collections import defaultdict
+from pathlib import Path
 
 from ..core.errors import InputError, unknown
 from ..core.messages import msg, say
@@ -30,7 +31,7 @@ class ProfileView(View):
         self.subset: Subset|None = None  # the rows that are looked at, if not all
         self.types, self._columns, self._polars, self._target = {}, {}, None, None
         if self.data is not None: self.data = snapshot(self.data, [])
-        self._file = _state(self.data.path) if getattr(self.data, "by_column", False) else None
+        self._file = _state(self.data.files) if getattr(self.data, "by_column", False) else None
 
     def heading(self): return msg("Profile of {name}", name=self.result.name) if self.result.name else msg("Profile")
 
@@ -154,17 +155,16 @@ def snapshot(
 
 # %% ../../notebooks/lib/show/02_explore.ipynb #table-stored
 def _stored(self):
-    from mlwb.data.frames import frame
     if self.data is None:
         raise InputError("This view was made from a stored result and has no rows. Open the table with mlwb.explore to select some of them.")
     if self._polars is None and not getattr(self.data, "by_column", False): self._polars = self.data
     if self._polars is None:
-        if _state(self.data.path) != self._file:
-            raise InputError(say(msg("{path} has changed since it was described. Open it again with mlwb.explore.", path=str(self.data.path))))
-        self._polars = frame(self.data.path, [])
+        if _state(self.data.files) != self._file:
+            raise InputError(say(msg("{path} has changed since it was described. Open it again with mlwb.explore.", path=str(self.data.files[0]))))
+        self._polars = self.data.slice(0, self.data.height)
     return self._polars
 
-def _state(path): return path.stat().st_mtime_ns, path.stat().st_size
+def _state(files): return [(s.st_mtime_ns, s.st_size) for s in map(Path.stat, files)]
 
 def _frame(self):
     "All rows, as they are looked at."

@@ -33,10 +33,13 @@ IMAGES = {"image/png": "png", "image/jpeg": "jpeg"}
 
 def shown_output(
     data: dict,  # an output's MIME bundle
+    known=None,  # called with a result: what its view is told beside it
 ) -> Markup | None:  # None: nothing for a reader
     "One output of a cell, as it stands in a report."
     text = lambda v: "".join(v) if isinstance(v, list) else v
-    if RESULT in data: return view(loads(json.dumps(data[RESULT]))).html()
+    if RESULT in data:
+        result = loads(json.dumps(data[RESULT]))
+        return view(result, **(known(result) if known else {})).html()
     if PLOTLY in data: return place(data[PLOTLY])
     for mime, kind in IMAGES.items():
         if mime in data: return Markup('<p><img alt="" src="data:image/{};base64,{}"></p>').format(kind, text(data[mime]).replace("\n", ""))
@@ -53,6 +56,7 @@ def prose(
 # %% ../../notebooks/lib/show/13_report.ipynb #cells
 def stage_outputs(
     path: Path,  # an executed notebook
+    known=None,  # as in `shown_output`
 ) -> list[Markup]:
     "What a reader of the report sees of a stage's notebook; Markdown cells tagged `report` are shown too."
     if not path.is_file(): return []
@@ -62,7 +66,7 @@ def stage_outputs(
         if cell["cell_type"] == "markdown" and "report" in tags: out.append(prose("".join(cell["source"])))
         if cell["cell_type"] != "code" or "lab-only" in tags: continue
         for o in cell.get("outputs", []):
-            if o["output_type"] in ("display_data", "execute_result") and (piece := shown_output(o["data"])) is not None: out.append(piece)
+            if o["output_type"] in ("display_data", "execute_result") and (piece := shown_output(o["data"], known)) is not None: out.append(piece)
     return out
 
 # %% ../../notebooks/lib/show/13_report.ipynb #changes
@@ -173,7 +177,17 @@ def stage_sections(
 
 def _kept_outputs(run, notebook):
     if not notebook or not (path := run.path / notebook).is_file(): return []
-    return [Markup(o) for o in piece(run.project, lambda: [str(o) for o in stage_outputs(path)], "stage", path.read_bytes())]
+    data = path.read_bytes()
+    parts = [r.name for r in list_runs(run.project) if r.name < run.name] if b"data.anomalies" in data else []
+    return [Markup(o) for o in piece(run.project, lambda: [str(o) for o in stage_outputs(path, _known(run))], "stage", data, *parts)]
+
+def _known(run):
+    "A validation is drawn with those of earlier versions."
+    from mlwb.data.history import history
+    def tell(result):
+        if type(result).__name__ != "Validation": return {}
+        return dict(past=[c for c in history(run.project) if c.run < run.name], version=_raw(run, "table").get("version", -1))
+    return tell
 
 # %% ../../notebooks/lib/show/13_report.ipynb #write
 def render(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'PARTS', 'MECHANISMS', 'KINDS', 'ENCODINGS', 'PIECES', 'GoalView', 'AcceptanceView', 'TableView',
-           'NoteView', 'SplitView', 'LeaksView', 'FeaturesView']
+           'TablesView', 'NoteView', 'SplitView', 'LeaksView', 'FeaturesView']
 
 # %% ../../notebooks/lib/show/12_tables.ipynb #tables-imports
 from markupsafe import Markup
@@ -54,6 +54,23 @@ class TableView(Small):
         items = [(_("Rows"), r.rows), (_("Columns"), len(r.columns)), (_("Version"), str(r.version))]
         if r.time: items.insert(1, (_("Time"), f"{when(r.time_start)} – {when(r.time_end)}"))
         return [facts(items), para(_("Content digest {digest}").format(digest=r.digest[:23] + "…"), "definition")]
+
+# %% ../../notebooks/lib/show/12_tables.ipynb #joined
+@shows("mlwb.data.joins.Tables")
+class TablesView(Small):
+    head = msg("Tables it was joined from")
+    def summary(self):
+        r = self.result
+        if not r.rows: return msg("The source is a single table")
+        lost = sum(j.out_of - j.matched for j in r.joins)
+        return msg("{n} tables looked up for each row of {rows}; {lost:,} look-ups found nothing", n=len(r.joins), rows=r.rows, lost=lost)
+    def blocks(self):
+        r, by = self.result, lambda j: " · ".join([a if a == b else f"{a} = {b}" for a, b in j.key.items()] + [f"{b} ≤ {a}" for a, b in j.asof.items()])
+        size = lambda n: [r.refs[n].rows, str(r.refs[n].version)]
+        rows = [[r.rows, _("its rows are kept"), "", *size(r.rows)]] if r.rows else []
+        rows += [[j.table, by(j), percent(j.matched / j.out_of) if j.out_of else "", *size(j.table)] for j in r.joins]
+        rows += [[n, _("not joined"), "", *size(n)] for n in r.refs if n != r.rows and n not in {j.table for j in r.joins}]
+        return [table([_("Table"), _("Looked up by"), _("Found"), _("Rows"), _("Version")], rows, {2, 3, 4})] if rows else []
 
 @shows("mlwb.data.notes.AcquisitionNote")
 class NoteView(Small):

@@ -232,6 +232,7 @@ View._repr_html_ = lambda self: str(self.html())
 
 # %% ../../notebooks/lib/show/01_views.ipynb #register
 _VIEWS = {"mlwb.data.profile.Profile": "mlwb.show.explore:ProfileView", "mlwb.data.compare.Comparison": "mlwb.show.side_by_side:ComparisonView",
+          "mlwb.data.anomalies.Validation": "mlwb.show.validation:ValidationView",
           "mlwb.monitor.drift.Drift": "mlwb.show.drift:DriftView",
           "mlwb.model.explain.Explanation": "mlwb.show.explain:ExplanationView", "mlwb.run.runlog.RunLog": "mlwb.show.runview:RunView"}
 

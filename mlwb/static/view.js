@@ -378,7 +378,7 @@ function remember(root) {
     for (const [s, dir] of sorted) { const e = root.querySelector(s); for (let i = 0; e && i < 3 && e.dataset.dir !== dir; i++) e.click(); }
     if (!on) return;
     const within = item === undefined ? root : root.querySelector(`[data-item="${CSS.escape(item)}"]`) ?? root;
-    const next = (focus && (within.querySelector(focus) ?? root.querySelector(focus))) || root.querySelector(".picked button") || root.querySelector("input[type=search]");
+    const next = (focus && (within.querySelector(focus) ?? root.querySelector(focus))) || root.querySelector(".step button, .picked button") || root.querySelector("input[type=search]");
     next?.focus({ preventScroll: true });
   };
 }

@@ -34,6 +34,18 @@ def test_run_all_cells_ends_with_the_verdict(run_all, project_lab):
     assert (project_lab.folder / "workspace" / "runs" / "draft" / "stages" / "explore.json").is_file()
 
 
+def test_a_schema_is_kept_from_the_stage_by_hand(run_all, project_lab):
+    for name in ("00_frame", "10_extract"): run_all(f"{name}.ipynb").get_by_text(f"✓ {name[3:]}:").wait_for(timeout=120_000)
+    page = run_all("20_validate.ipynb")
+    page.get_by_text("✓ validate:").wait_for(timeout=120_000)
+    view = page.locator(".jp-OutputArea-output mlwb-view").first
+    view.get_by_role("button", name="Write schema.yaml").click()
+    view.get_by_text("The schema is kept in schema.yaml.").wait_for(timeout=60_000)
+    kept = project_lab.folder / "schema.yaml"
+    assert "bought:" in kept.read_text(encoding="utf-8")
+    kept.unlink(); kept.with_name("schema.profile.json").unlink()
+
+
 def test_a_stage_too_early_says_what_to_run_first(run_all):
     page = run_all("60_evaluate.ipynb")
     page.get_by_text("Run 50_train.ipynb first").first.wait_for(timeout=120_000)
