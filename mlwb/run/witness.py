@@ -94,7 +94,6 @@ def _listed(self, path=None, *_):
     except ValueError: by = ""
     if by.startswith(("importlib", "pkgutil")): return
     path = _absolute("." if path is None else path)
-    if path == tempfile.gettempdir() and (_caller(3).get("__name__") or "").startswith("mlwb."): return  # sweeping what dead processes left there
     if path and (path != _here() or _own(_caller(3), self)): self.note("list", path, listing(path))
 
 # %% ../../notebooks/lib/run/04_witness.ipynb #events-more
