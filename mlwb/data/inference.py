@@ -14,6 +14,8 @@ import polars as pl
 
 from ..core.errors import InputError, unknown
 from ..core.intervals import wilson
+from ..core.messages import msg
+from ..core.progress import progress
 from .columns import looked_at
 from .dependencies import find_dependencies, find_keys, is_key
 from .expectations import ColumnSchema, Schema
@@ -192,6 +194,7 @@ def _infer_time(c, v, parts, tolerate):
     if high is not None and parts.order is None and high + day < last: c.max = told(high + day)
 
 # %% ../../notebooks/lib/data/10_inference.ipynb #infer
+@progress(msg("Inferring a schema"))
 def infer(
     df,                # any table
     target: str = "",  # column to predict: not there in serving

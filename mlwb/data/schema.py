@@ -12,6 +12,7 @@ import polars as pl
 
 from ..core.errors import InputError
 from ..core.messages import msg, say
+from ..core.progress import progress
 from ..core.results import plain
 from .anomalies import Anomaly, Validation, absent, row_anomaly
 from .column_checks import check_column
@@ -117,6 +118,7 @@ def _figures(df, distances):
     return {n: d | ({"distance": distances[n]} if n in distances else {}) for n, d in missing.items()}
 
 # %% ../../notebooks/lib/data/11_schema.ipynb #validate
+@progress(msg("Validating the table"))
 def validate(
     df,                            # any table
     schema: Schema | None = None,  # to hold it against; None: only what needs none

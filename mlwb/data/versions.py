@@ -16,6 +16,8 @@ import numpy as np
 import polars as pl
 
 from ..core.errors import InputError, MissingInput, UsageError, unknown
+from ..core.messages import msg
+from ..core.progress import progress
 from ..core.results import Result
 from .store import Store, TableRef, batches
 from .tables import Table
@@ -140,6 +142,7 @@ def _only(a, b):
     there = np.searchsorted(b, values, "right") - np.searchsorted(b, values, "left")
     return int(np.maximum(0, n - there).sum())
 
+@progress(msg("Comparing versions"))
 def diff(
     store: Store,
     name: str,
@@ -210,6 +213,7 @@ def _distributions(store, out, a, b):
                               missing=[d.a.missing_share(), d.b.missing_share()]) for d in moved]
 
 # %% ../../notebooks/lib/data/04_versions.ipynb #checkout
+@progress(msg("Writing a version"))
 def checkout(
     store: Store,
     ref: TableRef,

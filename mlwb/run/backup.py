@@ -14,6 +14,7 @@ from stat import S_ISREG
 
 from ..core.errors import InputError, MlwbError
 from ..core.messages import Message, msg
+from ..core.progress import progress
 from ..core.results import Result, plain
 from ..core.workspace import Project, slug, workspace_format
 from .record import Run, list_runs
@@ -209,6 +210,7 @@ def _target(project, out):
     return out
 
 # %% ../../notebooks/lib/run/21_backup.ipynb #backup
+@progress(msg("Saving the project"))
 def backup(
     project: Project,
     out=None,  # a file that is not there yet, or a folder; default: NAME-TIME.mlwb.tar.gz in the working directory

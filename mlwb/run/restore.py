@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.errors import InputError
+from ..core.messages import msg
+from ..core.progress import progress
 from ..core.results import Result
 from ..core.workspace import Project, slug, workspace_format
 from .backup import BACKUP_FORMAT, HEAD, MANIFEST
@@ -123,6 +125,7 @@ class Restored(Result):
     runs: list[str] = field(default_factory=list)
     left_out: dict = field(default_factory=dict)  # run → why it was not saved
 
+@progress(msg("Restoring the project"))
 def restore(
     file: Path,   # a backup
     folder=None,  # where the project is to be: not there yet, or empty; default: its name, in the working directory
