@@ -72,8 +72,10 @@ RARE = .05  # up to this share of rows, values new to an open domain are suspect
 
 def check_domain(s: pl.Series, v: pl.Series, c: ColumnSchema, tolerate: float) -> Anomaly | None:
     "Values that the domain does not list."
-    if v.dtype.is_float(): v = v.cast(pl.Int64, strict=False)
+    fraction = None
+    if v.dtype.is_float(): fraction, v = v != v.floor(), v.cast(pl.Int64, strict=False)
     bad = ~v.is_in(pl.Series(c.domain, dtype=v.dtype, strict=False).implode())
+    if fraction is not None: bad = bad & ~fraction if c.type == "integer" else bad | fraction  # check_type has said that they are no whole numbers
     if not bad.any(): return None
     counts = v.filter(bad).alias("value").value_counts(name="n").sort("n", "value", descending=[True, False])
     shown = listed((said_value(x) for x in counts["value"].head(6)), 5)
@@ -145,7 +147,8 @@ def check_column(
     missing = v.null_count()
     out = [check_missing(s, missing, c, tolerate)]
     if missing == len(s): return [a for a in out if a and not (c.type == "any" or c.nullable and c.missing >= 1)]
-    if c.type != "any" and (wrong := check_type(s, kind, v, c)): return [a for a in (*out, wrong) if a]
+    if c.type != "any" and (wrong := check_type(s, kind, v, c)): out.append(wrong)
+    if c.type != "any" and GROUPS[kind] != GROUPS[c.type]: return [a for a in out if a]
     if kind in ("number", "integer"): out += _numbers(s, v, c, tolerate)
     if kind == "category": out += check_words(s, v, c, tolerate)
     if kind == "time": out += check_range(s, v, c, tolerate)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..core.errors import InputError, unknown
 from ..core.results import Result
+from ..core.yamls import load_yaml
 
 # %% ../../notebooks/lib/data/03_declared.ipynb #declared
 @dataclass
@@ -35,6 +36,7 @@ _TABLE = ("source", "note", "encoding", "delimiter", "decimal", "sheet", "versio
 def _mapping(where, x, allowed):
     if not isinstance(x, dict): raise InputError(f"{where} is {x!r}, but it holds lines `key: value`, with the keys {', '.join(allowed)}.")
     for k in x:
+        if k is True: raise InputError(f"{where} has a key that YAML reads as true: a bare on or yes. What joins two tables is called `key`.")
         if k not in allowed: raise unknown(f"key in {where}:", str(k), allowed)
     return x
 
@@ -69,17 +71,18 @@ def load_sources(
     path: Path,  # a sources.yaml
 ) -> tuple[str, dict[str, dict], list[Join]]:  # the table whose rows are kept; name → source, note and options of reading; joins
     "Read and check a sources.yaml; InputError says what is wrong in it."
-    import yaml
-    try: d = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig")) or {}
+    try: d = load_yaml(Path(path).read_text(encoding="utf-8-sig"), str(path)) or {}
     except OSError as e: raise InputError(f"{path} can't be read: {e.strerror or e}.") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise InputError(f"{path} is not YAML: {' '.join(str(e).split())}.") from e
+    except UnicodeDecodeError as e: raise InputError(f"{path} is not UTF-8 text ({e}). Save it as UTF-8.") from e
     d = _mapping(str(path), d, ["rows", "tables", "joins"])
-    tables = {str(n): _mapping(f"{path}, table {n!r}", {"source": t} if isinstance(t, str) else t, _TABLE) for n, t in (d.get("tables") or {}).items()}
+    named = d.get("tables") or {}
+    if not isinstance(named, dict): raise InputError(f"{path}: tables is {str(named)[:200]!r}, but it maps names to sources: `tables: {{orders: orders.csv}}`.")
+    tables = {str(n): _mapping(f"{path}, table {n!r}", {"source": t} if isinstance(t, str) else t, _TABLE) for n, t in named.items()}
     for n, t in tables.items():
         if not isinstance(t.get("source"), str) or not t["source"].strip(): raise InputError(f"{path}: the table {n!r} does not say its `source`.")
         if t["source"].strip().lower().endswith((".yaml", ".yml")):
             raise InputError(f"{path}: the source of {n!r} is a list of sources itself. Name its tables here.")
-    rows, joins = d.get("rows"), d.get("joins") or []
+    rows, joins = str(d["rows"]) if d.get("rows") is not None else "", d.get("joins") or []
     if not rows:
         raise InputError(f"{path} does not say which table's rows are kept. Add a line `rows: NAME`, one of {', '.join(tables) or 'its `tables:`'}.")
     if not isinstance(joins, list): raise InputError(f"{path}: joins is {joins!r}, but it is a list of joins.")

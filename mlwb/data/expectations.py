@@ -7,6 +7,7 @@ __all__ = ['TYPES', 'SEVERITIES', 'PERIODS', 'ColumnSchema', 'Schema', 'check_sc
 
 # %% ../../notebooks/lib/data/10_expectations.ipynb #expectations-imports
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from ..core.errors import InputError, unknown
 from ..core.results import Result
@@ -103,9 +104,32 @@ def _check_column(c, schema, where, formats):
         if isinstance(a, str) != isinstance(b, str): raise InputError(f"The limits {a!r} and {b!r} {what} are of two kinds. Write two numbers, or two times.")
         if a > b: raise InputError(f"The lower limit {a!r} {what} is above the upper one, {b!r}. Exchange them.")
     if c.pattern: _check_pattern(c.pattern, what)
+    _check_meant(c, what)
 
 def _check_pattern(pattern, what):
     import polars as pl
     try: pl.Series(["x"]).str.contains(f"^(?:{pattern})$")
     except pl.exceptions.PolarsError as e:
         raise InputError(f"The pattern {pattern!r} {what} is no regular expression: {' '.join(str(e).split())[:200]}. Correct it.") from e
+
+# %% ../../notebooks/lib/data/10_expectations.ipynb #meant
+_WORDS, _NUMBERS = ("category", "text", "image", "any"), ("number", "integer", "any")
+_ONLY = {"domain": (*_WORDS, "integer"), "min": (*_NUMBERS, "time"), "max": (*_NUMBERS, "time"), "infinite": _NUMBERS,
+         **dict.fromkeys(("min_length", "max_length", "format", "pattern"), _WORDS)}
+
+def _check_meant(c, what):
+    for k, types in _ONLY.items():
+        v = getattr(c, k)
+        if v in (None, "", [], False) and v != 0 or v is False: continue
+        if c.type not in types:
+            raise InputError(f"The value `{k}: {str(v)[:60]}` {what} has no meaning for the type {c.type}; it is for {', '.join(types)}. Leave it out.")
+        if k in ("min", "max"): _check_limit(c, k, v, what)
+    if c.max_distance is not None and c.max_distance < 0:
+        raise InputError(f"The value `max_distance: {c.max_distance}` {what} is below 0. Write a distance, or leave it out.")
+
+def _check_limit(c, k, v, what):
+    if c.type in ("number", "integer") and isinstance(v, str): raise InputError(f"The value `{k}: {v}` {what} is no number. Write one.")
+    if c.type != "time": return
+    try: at = datetime.fromisoformat(v if isinstance(v, str) else "")
+    except ValueError: raise InputError(f"The value `{k}: {v}` {what} is no time. Write it like 2026-03-01 or 2026-03-01T12:00:00.") from None
+    if at.tzinfo is not None: raise InputError(f"The value `{k}: {v}` {what} has a zone; times are compared in UTC. Write it in UTC, without one.")

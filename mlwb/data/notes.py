@@ -12,6 +12,7 @@ from pathlib import Path
 from ..core.errors import InputError, suggest, unknown
 from ..core.results import Result
 from ..core.workspace import publish
+from ..core.yamls import load_yaml
 
 # %% ../../notebooks/lib/data/01_notes.ipynb #note
 @dataclass
@@ -49,13 +50,11 @@ def load_note(
     columns=None,      # column names of the table, to check the note against
 ) -> AcquisitionNote | None:  # None where there is no such file
     "Read an acquisition note; InputError says what is wrong in it."
-    import yaml
     path = Path(path)
     if path.is_dir(): path = path / FILE
     if not path.is_file(): return None
-    try: d = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise InputError(f"{path} is not YAML: {' '.join(str(e).split())}. It holds lines like `owner: …`.") from e
+    try: d = load_yaml(path.read_text(encoding="utf-8-sig"), str(path)) or {}
+    except UnicodeDecodeError as e: raise InputError(f"{path} is not UTF-8 text ({e}). Save it as UTF-8.") from e
     if not isinstance(d, dict): raise InputError(f"{path} holds a {type(d).__name__}, not `key: value` lines like `owner: …`.")
     note = AcquisitionNote(**{k: _entry(path, k, v) for k, v in d.items()})
     return note.check(list(columns)) if columns is not None else note

@@ -6,12 +6,13 @@
 __all__ = ['FILE', 'FORMAT', 'told', 'to_yaml', 'from_yaml', 'profile_path', 'head_of', 'save_schema', 'load_schema']
 
 # %% ../../notebooks/lib/data/10_schemafile.ipynb #schemafile-imports
-import datetime, re
+import datetime
 from pathlib import Path
 
 from ..core.errors import InputError, unknown
 from ..core.results import plain
 from ..core.workspace import publish
+from ..core.yamls import load_yaml
 from .expectations import TYPES, ColumnSchema, Schema, check_schema
 from .saved import load, save
 from .shapes import Shapes
@@ -57,10 +58,7 @@ def to_yaml(
 
 # %% ../../notebooks/lib/data/10_schemafile.ipynb #parse
 def _parsed(text, where):
-    import yaml
-    fast = re.search(r"\\u[dD][89a-fA-F]", text) is None  # libyaml refuses half of a surrogate pair
-    try: d = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader) if fast else yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as e: raise InputError(f"{where} is not YAML: {' '.join(str(e).split())[:300]}.") from e
+    d = load_yaml(text, where)
     if not isinstance(d, dict) or not isinstance(d.get("columns"), dict):
         raise InputError(f"{where} has no `columns:` with one entry a column. Write one: mlwb schema infer DATA -o FILE")
     if d.get("format", FORMAT) != FORMAT:

@@ -100,10 +100,10 @@ def run_checks(
     "What the checks find; InputError names the file of one that can't be run."
     if not checks: return []
     db = _database(df, name, tables or {})
-    try: return [a for c in checks if (a := _run(db, c, df.height, seconds))]
+    try: return [a for c in checks if (a := _run(db, c, df.height, seconds, "_row" not in df.columns))]
     finally: db.close()
 
-def _run(db, check, height, seconds):
+def _run(db, check, height, seconds, numbered):
     import duckdb
     where = f"The check {check.path or check.name}"
     timer = threading.Timer(seconds, db.interrupt)
@@ -115,10 +115,10 @@ def _run(db, check, height, seconds):
             raise InputError(f"{where} holds {what}. Write one SELECT that returns the rows which are wrong.")
         rows = db.execute(found[0])
         names, total, first, at = [d[0] for d in rows.description], 0, [], []
-        place = names.index("_row") if "_row" in names else None
+        place = names.index("_row") if numbered and "_row" in names else None
         while part := rows.fetchmany(10_000):
             first, total = first or part[:5], total + len(part)
-            if place is not None: at += [r[place] for r in part if isinstance(r[place], int)]
+            if place is not None: at += [r[place] for r in part if isinstance(r[place], int) and 0 <= r[place] < height]
     except duckdb.InterruptException as e: raise InputError(f"{where} took longer than {seconds:g} seconds. Make the query simpler.") from e
     except duckdb.Error as e: raise InputError(f"{where} can't be run: {' '.join(str(e).split())[:400]} The table is `data`.") from e
     finally: timer.cancel()
