@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NONE', 'DEMOS', 'STORES', 'SOURCES', 'KINDS', 'file_state', 'demo_state', 'path_state', 'source_kind', 'source_state',
-           'tables_state', 'state']
+           'tables_state', 'commit_of', 'state']
 
 # %% ../../notebooks/lib/core/09_states.ipynb #states-imports
 import hashlib, json, os, re
@@ -122,18 +122,30 @@ def _log(project, name):
     return f"{n} rows, last {last} at {at}" if n else NONE
 
 # %% ../../notebooks/lib/core/09_states.ipynb #table
+def commit_of(
+    path: Path,  # a file of a table's Delta log
+) -> dict:  # lines: all actions; ref: mlwb's reference as JSON, None of another tool's commit; files; time in milliseconds since 1970
+    "What a commit says; MlwbError where it is damaged."
+    try:
+        lines = [json.loads(l) for l in path.read_text(encoding="utf-8").splitlines()]
+        told = next((l["commitInfo"] for l in lines if "commitInfo" in l), {})
+        ref = json.loads(told["mlwb.table"]) if "mlwb.table" in told else None
+        files = json.loads(told.get("mlwb.files", "null")) or [l["add"]["path"] for l in lines if "add" in l]  # an appended version names all of its files
+        if ref and not all(os.path.basename(f) == f for f in files): raise ValueError("it names a file elsewhere")
+        return dict(lines=lines, ref=ref, files=files, time=told.get("timestamp"))
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise MlwbError(f"{path}, of the log of a table, is damaged ({' '.join(str(e).split())[:100]}). Put it back from a backup, or take the table's "
+                        "folder away and run the stage extract again.") from e
+
 def _table(project, name):
     name, _, wanted = name.rpartition("@") if re.search(r"@\d+$", name) else (name, "", "")
     log = project.data / unique_slug(name) / "_delta_log"
     commits = sorted((p for p in log.glob("*.json") if re.fullmatch(r"\d{20}\.json", p.name)), reverse=True)
     for path in commits:
         if wanted and int(path.stem) != int(wanted): continue
-        lines = [json.loads(l) for l in path.read_text(encoding="utf-8").splitlines()]
-        told = next((l["commitInfo"] for l in lines if "commitInfo" in l), {})
-        if "mlwb.table" not in told: continue
-        files = json.loads(told.get("mlwb.files", "null")) or [l["add"]["path"] for l in lines if "add" in l]  # an appended version names all of its files
-        if wanted and not all((log.parent / f).is_file() for f in files): return NONE
-        return f"version {int(path.stem)} {json.loads(told['mlwb.table'])['digest']}"
+        if not (c := commit_of(path))["ref"]: continue
+        if wanted and not all((log.parent / f).is_file() for f in c["files"]): return NONE
+        return f"version {int(path.stem)} {c['ref']['digest']}"
     return NONE
 
 # %% ../../notebooks/lib/core/09_states.ipynb #state

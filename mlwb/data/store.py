@@ -20,6 +20,7 @@ from ..core.hidden import refuse
 from ..core.messages import msg
 from ..core.progress import progress
 from ..core.results import Result
+from ..core.states import commit_of
 from ..core.workspace import Project, open_workspace, publish, unique_slug, workspace_format
 from .frames import storable
 from .notes import AcquisitionNote
@@ -133,11 +134,8 @@ class Store:
 
 def _commit(path):
     "What a commit of mlwb says: the reference and the files; None of another tool's."
-    lines = [json.loads(l) for l in path.read_text(encoding="utf-8").splitlines()]
-    told = next((l["commitInfo"] for l in lines if "commitInfo" in l), {})
-    if "mlwb.table" not in told: return None
-    files = json.loads(told.get("mlwb.files", "null")) or [l["add"]["path"] for l in lines if "add" in l]
-    return dict(ref=TableRef.from_json(json.loads(told["mlwb.table"]) | {"version": int(path.stem)}), files=files, time=told.get("timestamp"))
+    c = commit_of(path)
+    return c["ref"] and dict(ref=TableRef.from_json(c["ref"] | {"version": int(path.stem)}), files=c["files"], time=c["time"])
 
 # %% ../../notebooks/lib/data/04_store.ipynb #read
 def versions(self: Store, name: str) -> list[TableRef]:  # oldest first

@@ -6,7 +6,6 @@
 __all__ = ['locked', 'writing', 'held', 'orphans', 'outdated', 'Tended', 'tend']
 
 # %% ../../notebooks/lib/data/04_upkeep.ipynb #upkeep-imports
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from urllib.parse import unquote
 
 from ..core.errors import MlwbError
 from ..core.messages import Message, msg
+from ..core.states import commit_of
 from ..core.workspace import unique_slug
 from .frames import disk_says
 
@@ -78,7 +78,7 @@ def _log(folder):
     from mlwb.data.store import _commit
     out = []
     for p in sorted(p for p in (folder / "_delta_log").glob("*.json") if p.stem.isdecimal()):
-        lines, ours = [json.loads(l) for l in p.read_text(encoding="utf-8").splitlines()], _commit(p) or {}
+        lines, ours = commit_of(p)["lines"], _commit(p) or {}
         paths = {k: {unquote(l[k]["path"]) for l in lines if k in l} for k in ("add", "remove")}
         out.append(dict(version=int(p.stem), ref=ours.get("ref"), files={*ours.get("files", ())}, added=paths["add"], removed=paths["remove"]))
     return out
@@ -135,8 +135,8 @@ def _tend(out, folder, keep, pins, dry):
         log, files, old = _log(folder), orphans(folder), ([], [])
         name = next((c["ref"].name for c in log if c["ref"]), folder.name)
         if keep is not None: old = outdated(folder, keep, frozenset(v for n, v in pins if n == name))
-    except (ValueError, KeyError, TypeError) as e:
-        out.kept[f"table {folder.name}"] = msg("its log can't be read: {error}", error=f"{type(e).__name__}: {str(e)[:200]}")
+    except MlwbError as e:
+        out.kept[f"table {folder.name}"] = msg("its log can't be read: {error}", error=str(e)[:300])
         return
     out.gone += [{"kind": "orphan", "name": f"{folder.name}/{p.name}"} for p in files] + [{"kind": "version", "name": f"{name}@{v}"} for v in old[0]]
     out.bytes += sum(p.lstat().st_size for p in (*files, *old[1]))

@@ -6,7 +6,7 @@
 __all__ = ['moved', 'Restored', 'restore']
 
 # %% ../../notebooks/lib/run/22_restore.ipynb #restore-imports
-import errno, hashlib, json, os, re, shutil, sqlite3, tarfile, tempfile, zlib
+import errno, gzip, hashlib, json, os, re, shutil, sqlite3, tarfile, tempfile, zlib
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +63,10 @@ def _unpack(tar, place):
     if listed is None: raise _Refused("its end is missing: it was cut short")
     return head, listed, seen
 
+def _said(x): return isinstance(x, str) and x.isprintable()
+
 def _known(head):
+    if not all(_said(head.get(k, "")) for k in ("name", "made", "mlwb")): raise _Refused("its head is damaged")
     if not isinstance(n := head.get("format"), int): raise _Refused("it does not say its format")
     if n > BACKUP_FORMAT: raise _Refused(f"it has format {n}, of mlwb {str(head.get('mlwb'))[:40]}; this mlwb reads up to {BACKUP_FORMAT}. Upgrade mlwb")
 
@@ -72,6 +75,8 @@ def _verify(place, listed, seen):
     files = listed.get("files")
     entry = lambda e: isinstance(e, dict) and re.fullmatch(r"[0-9a-f]{64}", str(e.get("sha256"))) and isinstance(e.get("size"), int)
     if not isinstance(files, dict) or not all(map(entry, files.values())): raise _Refused("its list of files is damaged")
+    runs, left = listed.get("runs", []), listed.get("left_out", {})
+    if not isinstance(runs, list) or not all(map(_said, runs)) or not isinstance(left, dict): raise _Refused("its list of runs is damaged")
     if extra := sorted(seen.keys() - files.keys()): raise _Refused(f"{extra[0][:200]!r} is not in its list of files")
     for name, found in seen.items():
         if {k: files[name][k] for k in found} != found: raise _Refused(f"{name[:200]!r} is not what was saved: its digest or its length differs")
@@ -137,7 +142,9 @@ def restore(
     base.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(dir=base, prefix=".tmp-restore-"))
     try:
-        with open(file, "rb") as f, tarfile.open(fileobj=f, mode="r:gz") as tar: head, listed, seen = _unpack(tar, place)
+        with gzip.open(file) as f:
+            with tarfile.open(fileobj=f, mode="r:") as tar: head, listed, seen = _unpack(tar, place)
+            while f.read(1 << 20): pass  # to its own checksum at the end
         _verify(place, listed, seen)
         to = to or base / slug(str(head.get("name", "")))
         _free(to)
