@@ -170,18 +170,27 @@ def _short(data, delimiter, fields):
     seen = np.add.reduceat((x > 32) & (x != delimiter[0]), np.append(0, ends[:-1] + 1)[:len(ends)]) > 0
     return int(((commas < fields - 1) & seen).sum()), int(ends[-1]) + 1
 
+def _stray(data, delimiter):
+    "Whether a double quote stands elsewhere than around a value, or doubled in one, in data that begins with a line."
+    x = np.frombuffer(data, np.uint8)
+    q = np.flatnonzero(x == 34)
+    fine = lambda c: (c == delimiter[0]) | (c == 10) | (c == 13) | (c == 34)
+    return not (((q[::2] == 0) | fine(x[q[::2] - 1])).all() and ((q[1::2] == len(x) - 1) | fine(x[np.minimum(q[1::2] + 1, len(x) - 1)])).all())
+
 def _lines(path, delimiter, fields):
-    "Whether a line may have no value in any field, and how many lines have fewer fields."
+    "Whether a line may have no value in any field, how many lines have fewer fields, and whether quotes stand inside of values."
     delimiter = delimiter.encode()
-    line, before, rest, empty, short = re.compile(rb"\n[\s" + re.escape(delimiter) + rb"]*\n"), b"", b"", False, 0
+    line, before, rest, empty, short, first = re.compile(rb"\n[\s" + re.escape(delimiter) + rb"]*\n"), b"", b"", False, 0, True
     for piece in chain(_pieces(path), [b""]):
+        if first: piece, first = piece.removeprefix(codecs.BOM_UTF8), False
         empty = empty or bool(line.search(before + piece))
         before = piece[piece.rfind(b"\n"):] if b"\n" in piece else b""
         if len(rest) > 4 * STEP: continue  # a quote that is never closed
         rest += piece or b"\n"
+        if b'"' in rest and _stray(rest, delimiter): return empty, short, True
         n, whole = _short(rest, delimiter, fields)
         short, rest = short + n, rest[whole:]
-    return empty, short
+    return empty, short, False
 
 # %% ../../notebooks/lib/data/02_delimited.ipynb #ragged
 def explain(
@@ -229,11 +238,21 @@ def open_delimited(
     comma = decimal == "," if decimal else _decimal_comma(start, delimiter)
     if comma and not decimal: tell(said, msg("Numbers were read with a decimal comma."))
     d = Delimited(text, encoding, delimiter, comma)
-    try: _settle(d, header, said)
+    try: _settle(d, header, said, scratch)
     except (pl.exceptions.NoDataError, pl.exceptions.ComputeError) as e: raise explain(d, e) from None
     if (day := re.search(r"(?m)(?:^|[,;\t|\"])(\d{1,2}[/-]\d{1,2}[/-]\d{4})\b", start)) and any(t.is_temporal() for t in d.lazy().collect_schema().dtypes()):
         tell(said, msg("Dates like {example} were read with the day first.", example=day[1]))
     return d
+
+# %% ../../notebooks/lib/data/02_delimited.ipynb #requoted
+def _requoted(d, scratch):
+    "The file with quotes inside of values doubled; InputError where one is opened and not closed."
+    out = Path(scratch) / f"{Path(d.path).name}.quoted"
+    with open(d.path, encoding="utf-8-sig", newline="") as f, open(out, "w", encoding="utf-8", newline="") as g:
+        rows = csv.reader(f, delimiter=d.delimiter, strict=True)
+        try: csv.writer(g, delimiter=d.delimiter, lineterminator="\n").writerows(rows)
+        except csv.Error as e: raise InputError(f"line {rows.line_num:,}: a double quote is opened and not closed as it should be ({e})") from e
+    return out
 
 # %% ../../notebooks/lib/data/02_delimited.ipynb #decimal
 def _decimal_comma(text, delimiter):
@@ -264,14 +283,18 @@ def _as_utf8(path, encoding, scratch, newline="", errors="strict"):
     return out
 
 # %% ../../notebooks/lib/data/02_delimited.ipynb #settle
-def _settle(d, header, said):
+def _settle(d, header, said, scratch):
     "Names, and the columns that all rows are needed for."
+    empty, short, stray = _lines(d.path, d.delimiter, len(header))
+    if stray:
+        d.path = _requoted(d, scratch)
+        tell(said, msg("Double quotes inside of values were kept as they are."))
+        empty, short, _ = _lines(d.path, d.delimiter, len(header))
     lf = pl.scan_csv(d.path, try_parse_dates=True, infer_schema_length=ROWS, **d.options())
     own = lf.collect_schema().names()
     d.names = unique_names(header if len(header) == len(own) else own, fold=True, said=said)
-    empty, short = _lines(d.path, d.delimiter, len(own)) if len(own) > 1 else (False, 0)
     if short: tell(said, msg("{n:,} {n:line has|lines have} fewer fields than the header; what they lack is read as missing.", n=short))
-    if empty:
+    if empty and len(own) > 1:
         blank = d.texts().select(pl.all_horizontal(pl.all().is_null()).sum()).collect(engine="streaming").item()
         if blank: tell(said, msg("{n:,} {n:line|lines} without any value {n:was|were} left out.", n=blank))
     codes, unsure = _doubtful(d, lf)
