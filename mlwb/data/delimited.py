@@ -42,6 +42,7 @@ def detect_encoding(
     if _undecodable(path, "cp1252") is None: return "cp1252"
     raise InputError(f"its text is neither UTF-8 (byte {bad:,} can't be) nor CP949 nor Windows-1252")
 
+# %% ../../notebooks/lib/data/02_delimited.ipynb #nearly
 DAMAGED = "utf-8 but for some bytes"
 
 def _nearly_utf8(path, bad):
