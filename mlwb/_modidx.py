@@ -385,6 +385,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'mlwb/data/delimited.py'),
                                      'mlwb.data.delimited._as_utf8': ('lib/data/delimited.html#_as_utf8', 'mlwb/data/delimited.py'),
                                      'mlwb.data.delimited._damage': ('lib/data/delimited.html#_damage', 'mlwb/data/delimited.py'),
+                                     'mlwb.data.delimited._day_or_month': ( 'lib/data/delimited.html#_day_or_month',
+                                                                            'mlwb/data/delimited.py'),
                                      'mlwb.data.delimited._decimal_comma': ( 'lib/data/delimited.html#_decimal_comma',
                                                                              'mlwb/data/delimited.py'),
                                      'mlwb.data.delimited._doubtful': ('lib/data/delimited.html#_doubtful', 'mlwb/data/delimited.py'),

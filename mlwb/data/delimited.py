@@ -107,7 +107,7 @@ class Delimited:
         return lf.rename(dict(zip(names, self.names)))
 
 # %% ../../notebooks/lib/data/02_delimited.ipynb #types
-_DATES = {"%Y-%m-%d": pl.Date, "%Y/%m/%d": pl.Date, "%Y.%m.%d": pl.Date, "%d.%m.%Y": pl.Date, "%d/%m/%Y": pl.Date, "%Y-%m-%d %H:%M:%S%.f": pl.Datetime("us"),
+_DATES = {"%Y-%m-%d": pl.Date, "%Y/%m/%d": pl.Date, "%Y.%m.%d": pl.Date, "%d.%m.%Y": pl.Date, "%Y-%m-%d %H:%M:%S%.f": pl.Datetime("us"),
           "%Y-%m-%dT%H:%M:%S%.f": pl.Datetime("us"), "%Y-%m-%d %H:%M": pl.Datetime("us"), "%Y/%m/%d %H:%M:%S%.f": pl.Datetime("us")}
 CODE = r"^\s*[+-]?0\d"
 
@@ -241,8 +241,6 @@ def open_delimited(
     d = Delimited(text, encoding, delimiter, comma)
     try: _settle(d, header, said, scratch)
     except (pl.exceptions.NoDataError, pl.exceptions.ComputeError) as e: raise explain(d, e) from None
-    if (day := re.search(r"(?m)(?:^|[,;\t|\"])(\d{1,2}[/-]\d{1,2}[/-]\d{4})\b", start)) and any(t.is_temporal() for t in d.lazy().collect_schema().dtypes()):
-        tell(said, msg("Dates like {example} were read with the day first.", example=day[1]))
     return d
 
 # %% ../../notebooks/lib/data/02_delimited.ipynb #requoted
@@ -260,8 +258,9 @@ def _decimal_comma(text, delimiter):
     if delimiter == ",": return False
     edge = re.escape(delimiter)
     digits = lambda mark: re.findall(rf'(?:^|{edge})"?[+-]?\d+{mark}(\d+)"?(?={edge}|\r?$)', text, re.M)
-    found = digits(",")
-    return len(found) > len(digits(r"\.")) and (delimiter == ";" or any(len(d) != 3 for d in found))
+    commas, points = digits(","), digits(r"\.")
+    sure, grouped = any(len(d) != 3 for d in commas), bool(points) and all(len(d) == 3 for d in points)
+    return (len(commas) > len(points) or sure and grouped) and (delimiter == ";" or sure)
 
 # %% ../../notebooks/lib/data/02_delimited.ipynb #as-utf8
 def _damage(path):
@@ -304,6 +303,28 @@ def _settle(d, header, said, scratch):
     d.read_as = {**reread(d, unsure), **dict.fromkeys(codes)}
     kept = [d.names[own.index(c)] for c in codes]
     if kept: tell(said, msg("Columns with zeros in front of their digits are kept as text: {names}", names=listed(kept)))
+    _day_or_month(d, [c for c, t in lf.collect_schema().items() if t.is_temporal() and c not in d.read_as], dict(zip(own, d.names)), said)
+
+# %% ../../notebooks/lib/data/02_delimited.ipynb #day
+def _day_or_month(d, columns, named, said):
+    "Keep as text what may be read in two ways."
+    form = r"^\s*(\d{1,2})[-/.]\d{1,2}[-/.]\d"
+    head = d.texts().select(columns).head(ROWS).collect() if columns else None
+    columns = [c for c in columns if head[c].str.contains(form).any()]
+    if not columns: return
+    two = r"^\s*\d{1,2}[-/.]\d{1,2}[-/.]\d{2}(?:\D|$)"
+    asked = [e for i, c in enumerate(columns) for e in (pl.col(c).str.extract(form, 1).cast(pl.Int32).max().alias(f"{i} day"),
+             pl.col(c).str.contains(r"^\s*\d+\.").any().alias(f"{i} dot"), pl.col(c).str.contains(two).any().alias(f"{i} short"))]
+    found = d.texts().select(asked).collect(engine="streaming").row(0, named=True)
+    short = [c for i, c in enumerate(columns) if found[f"{i} short"]]
+    either = [c for i, c in enumerate(columns) if c not in short and not found[f"{i} dot"] and found[f"{i} day"] <= 12]
+    d.read_as |= dict.fromkeys([*short, *either])
+    example = lambda cs: head[cs[0]].drop_nulls()[0].strip()
+    if short: tell(said, msg("Dates with years of two digits, like {example}, were kept as text: {names}", example=example(short),
+                             names=listed(named[c] for c in short)))
+    if either: tell(said, msg("Dates like {example} may have the day or the month first; they were kept as text: {names}", example=example(either),
+                              names=listed(named[c] for c in either)))
+    if sure := [c for c in columns if c not in d.read_as]: tell(said, msg("Dates like {example} were read with the day first.", example=example(sure)))
 
 # %% ../../notebooks/lib/data/02_delimited.ipynb #widen
 def widen(

@@ -141,7 +141,7 @@ def _figures(run, names):
 _PHRASES = (  # titles of the eleven stage notebooks, here so that the catalogues hold them; a test compares
     msg("Frame"), msg("Say what is to be predicted, what a right or wrong answer is worth, and when a model is good enough"),
     msg("Extract"), msg("Read the source into a versioned table, with a note of what is known about it"),
-    msg("Validate"), msg("Infer the schema, check the table, stop on an error"),
+    msg("Validate"), msg("Hold the table against its schema, stop on an error"),
     msg("Explore"), msg("Look at every column before trusting any"),
     msg("Prepare"), msg("Keep out what the model must not know, split by time, plan the features"),
     msg("Train"), msg("Compare estimators on the training periods, search their parameters, keep the best with its evidence"),
