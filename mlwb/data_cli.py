@@ -75,6 +75,7 @@ def diff(
     as_json: Json = False,
 ):
     "Say what differs between two versions of a table: columns, rows, distributions."
+    from mlwb.core.messages import visible
     from mlwb.data.versions import diff
     try: store, name, _ = _table(table)
     except UsageError:
@@ -83,7 +84,7 @@ def diff(
         store, name, _ = _table("")
     found = diff(store, name, a or None, b or None, key)
     if as_json: _print(found)
-    else: print("\n".join(_said(found)))
+    else: print(visible("\n".join(_said(found))))
 
 def _said(d):
     share = lambda x: f"{x:.1%}"
@@ -105,11 +106,13 @@ def checkout(
     version: Annotated[str, typer.Option("--version", metavar="N", help="Its number; negative: from the newest; default: the newest.")] = "",
     at: Annotated[str, typer.Option("--at", metavar="TIME", help="The version that was the newest then, for example 2026-03-01T12:00 (UTC).")] = "",
     out: Annotated[Path, typer.Option("-o", "--out", help="Write to this file: .parquet, .csv, .jsonl or .arrow.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     as_json: Json = False,
 ):
     "Write a version of a table to a file."
     from mlwb.data.versions import checkout, version_at, version_of
     if not out: raise UsageError("checkout writes a file. Say which: -o FILE.parquet, .csv, .jsonl or .arrow.")
+    if out.exists() and not force: raise InputError(f"{out} is there already. Give another name, or write over it: --force.")
     if version and at: raise UsageError(f"--version {version} and --at {at} both say which version. Give one of them.")
     store, name, _ = _table(table)
     ref = version_at(store, name, at) if at else version_of(store, name, version or None)

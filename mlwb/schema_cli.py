@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .core.errors import UsageError, unknown
+from .core.errors import InputError, UsageError, unknown
 
 # %% ../notebooks/lib/91_schema_cli.ipynb #given
 schema_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What a table is expected to look like: infer, compare, export.")
@@ -44,7 +44,6 @@ def _timed(df, target, time):
 
 def _place(path):
     "Where the schema is kept: what is given, or schema.yaml of the project, or of the working directory."
-    from mlwb.core.errors import InputError
     from mlwb.core.workspace import find_project
     from mlwb.data.schemafile import FILE
     if path: return Path(path)
@@ -58,9 +57,11 @@ def infer(
     out: Annotated[Path, typer.Option("-o", "--out", help="Write the schema, and its profile beside it; default: print it.")] = None,
     target: Annotated[str, typer.Option("--target", help="Column to predict: not expected in serving.")] = "",
     time: Annotated[str, typer.Option("--time", help="Column that says when a row happened.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Write over a schema that is there; the comments at its head stay.")] = False,
     as_json: Json = False,
 ):
     "Write down what a table suggests, to be reviewed and kept in git."
+    _free(out, data, force)
     from mlwb.core.workspace import find_project
     from mlwb.data.inference import infer
     from mlwb.data.joins import references_found, stored_tables
@@ -74,6 +75,13 @@ def infer(
     elif out: print(f"schema: {out}\nprofile: {profile_path(out)}")
     else: print(to_yaml(schema), end="")
 
+def _free(out, data, force):
+    "InputError where a file would be lost."
+    if not out or not out.exists(): return
+    if data and out.resolve() == Path(data).resolve(): raise InputError(f"{out} is the table itself; give the schema another file.")
+    if force: return
+    raise InputError(f"{out} is there already, perhaps reviewed. See what differs: mlwb schema diff {out} {data or 'DATA'}; write over it: --force.")
+
 # %% ../notebooks/lib/91_schema_cli.ipynb #diff
 @schema_app.command()
 def diff(
@@ -82,11 +90,11 @@ def diff(
     as_json: Json = False,
 ):
     "Say what differs between two schemas, and whether that is looser or stricter."
-    from mlwb.core.messages import say
+    from mlwb.core.messages import say, visible
     from mlwb.data.schemadiff import diff_schemas, document, schema_of
     found = diff_schemas(schema_of(a, _read), schema_of(b, _read))
     if as_json: return _print(document(found))
-    for c in found.changes: print(f"{c.column or '(table)'}: {say(c.message)}" + (f"  [{c.effect}]" if c.effect != "other" else ""))
+    for c in found.changes: print(visible(f"{c.column or '(table)'}: {say(c.message)}") + (f"  [{c.effect}]" if c.effect != "other" else ""))
     if not found.changes: print("no difference")
 
 @schema_app.command()
@@ -97,6 +105,7 @@ def export(
     environment: Annotated[str, typer.Option("--environment", help="One of the schema's, for example serving.")] = "",
 ):
     "Write a schema as Python code for another library."
+    if out and file and out.resolve() == file.resolve(): raise InputError(f"{out} is the schema itself; give the code another file.")
     if to != "pandera": raise unknown("format to export a schema to:", to, ["pandera"])
     from mlwb.core.workspace import publish
     from mlwb.data.pandera import to_pandera
@@ -121,6 +130,7 @@ def validate(
     from mlwb.data.schema import document, load_schema, validate
     tables = (stored_tables(find_project())[1] if not data else {}) | dict(_named(t) for t in table)
     path = _place(schema)
+    if checks and not checks.is_dir(): raise InputError(f"There is no folder {checks} of checks. Name one that holds .sql files, or leave --checks out.")
     expected = load_schema(path)
     df, name, _, time, note = _table(data, time=expected.time)
     found = validate(df, expected, note=note, environment=environment, tables=tables, checks=checks or path.parent / "checks", name=name, source=str(path))
@@ -131,11 +141,12 @@ def validate(
 def _named(text):
     name, is_, data = text.partition("=")
     if not is_ or not name or not data: raise UsageError(f"--table takes NAME=DATA, for example customers=customers.csv, not {text!r}.")
+    if name == "data": raise UsageError("--table data=… can't be: `data` is the table that is validated. Choose another name.")
     return name, _read(data)
 
 def _show(found):
-    from mlwb.core.messages import say
-    for a in found.anomalies: print(f"{a.severity}: {a.column or '(table)'} {say(a.message)}  [{a.kind}]", file=sys.stdout)
+    from mlwb.core.messages import say, visible
+    for a in found.anomalies: print(visible(f"{a.severity}: {a.column or '(table)'} {say(a.message)}  [{a.kind}]"), file=sys.stdout)
     counts = ", ".join(f"{found.count(s)} {word}" for s, word in (("error", "errors"), ("warning", "warnings"), ("info", "infos")))
     print(f"{'valid' if found.valid else 'not valid'}: {found.rows:,} rows, {found.checks:,} checks, {counts}")
 

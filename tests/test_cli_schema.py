@@ -37,8 +37,13 @@ def test_infer_review_validate(cli, data):
     reviewed = text.split("\n", 1)[1].replace("nullable: false, min: 0, max: ", "nullable: true, missing: 0.2, min: 0, max: ")
     (data / "schema.yaml").write_text("# reviewed by Kim\n" + reviewed, encoding="utf-8")
     assert cli("validate", "bad.csv", cwd=data).returncode == 0
-    assert cli("schema", "infer", "old.csv", "-o", "schema.yaml", cwd=data).returncode == 0
+    done = cli("schema", "infer", "old.csv", "-o", "schema.yaml", cwd=data)
+    assert done.returncode == 2 and "--force" in done.stderr
+    assert (data / "schema.yaml").read_text(encoding="utf-8").endswith(reviewed), "what was reviewed stays"
+    assert cli("schema", "infer", "old.csv", "-o", "schema.yaml", "--force", cwd=data).returncode == 0
     assert (data / "schema.yaml").read_text(encoding="utf-8").startswith("# reviewed by Kim\n"), "the reviewer's head stays"
+    assert cli("schema", "infer", "old.csv", "-o", "old.csv", "--force", cwd=data).returncode == 2, "the table itself"
+    assert cli("validate", "new.csv", "--checks", "nowhere", cwd=data).returncode == 2
 
 
 def test_environments_tables_and_checks(cli, data):

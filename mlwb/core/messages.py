@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'language', 'check_language', 'set_language', 'use_language', 'catalogue', 'share', 'Message', 'msg',
-           'say']
+           'say', 'visible']
 
 # %% ../../notebooks/lib/core/01_messages.ipynb #messages-imports
 import gettext, io, os, string
@@ -120,3 +120,10 @@ def say(
     "Show a message in whatever form it was kept."
     if isinstance(message, dict): message = Message(message["text"], message.get("args", {}))
     return "" if message is None else str(message)
+
+# %% ../../notebooks/lib/core/01_messages.ipynb #visible
+def visible(
+    text,  # what is to be printed
+) -> str:
+    "Text whose control characters are written out."
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))

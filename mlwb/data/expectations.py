@@ -80,6 +80,13 @@ def check_schema(
     names = [c.name for c in schema.columns]
     for c in schema.columns: _check_column(c, schema, where, FORMATS)
     if schema.period and schema.period not in PERIODS: raise unknown(f"period in {where}", schema.period, PERIODS)
+    if schema.ordered and not schema.time: raise InputError(f"{where} says `ordered: true`, but not by which column. Add `time: COLUMN`.")
+    for k in ("tolerate", "duplicates", "gaps"):
+        v = getattr(schema, k)
+        if v is not None and not 0 <= v <= 1: raise InputError(f"The value `{k}: {v}` in {where} is no share. Write a number from 0 to 1.")
+    for a, b in (("min_rows", "max_rows"), ("min_per_period", "max_per_period")):
+        low, high = getattr(schema, a), getattr(schema, b)
+        if low is not None and high is not None and low > high: raise InputError(f"{where} says `{a}: {low}` and `{b}: {high}`. Exchange them.")
     if schema.period and not schema.time: raise InputError(f"{where} counts rows per {schema.period}, but does not say by which column. Add `time: COLUMN`.")
     named = [*([schema.time] if schema.time else []), *(c for k in schema.keys for c in k), *schema.dependencies,
              *(c for v in schema.dependencies.values() for c in v), *schema.references]

@@ -28,6 +28,7 @@ class Tables(Result):
     rows: str = ""                                            # the one whose rows are kept; empty: the source was a single table
     refs: dict[str, TableRef] = field(default_factory=dict)   # name → version
     joins: list[Join] = field(default_factory=list)           # in their order
+    said: list[Message] = field(default_factory=list)         # what reading and storing had to assume or change
 
     def refers(self) -> list[str]:
         "What must be there for this to mean anything, as a stage's `reads` would say it."

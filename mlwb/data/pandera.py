@@ -40,6 +40,7 @@ def _left_out(schema):
     has = lambda c: {"missing share": c.nullable and c.missing < 1, "open domain": c.open, "distance": c.max_distance is not None,
                      "tolerated share": bool(c.tolerate)}
     out = [f"{c.name}: {what}" for c in schema.columns for what, there in has(c).items() if there]
+    out += [f"key: {', '.join(k)}" for k in schema.keys[1:]]  # pandera takes one
     facts = ("min_rows", "max_rows", "duplicates", "ordered", "period", "dependencies", "references")
     table = [k for k in facts if getattr(schema, k) not in (None, "", False, {}, [])]
     return [*table, *out]

@@ -86,7 +86,7 @@ def _accept(
     bom = codecs.BOM_UTF8 if self.bytes.startswith(codecs.BOM_UTF8) else b""
     data = bom + edit_yaml(self.bytes.decode("utf-8-sig"), self.schema, new).encode("utf-8", "surrogatepass")
     moved = new.shapes is not None and new.shapes != self.schema.shapes
-    before = (self.bytes, profile_path(self.path).read_bytes() if moved else None, self.schema, said)
+    before = (self.bytes, profile_path(self.path).read_bytes() if moved and profile_path(self.path).is_file() else None, self.schema, said)
     self._write(data, new, moved or None)
     self.steps.append(before)
     return said

@@ -105,6 +105,9 @@ def _against(df, schema, environment, tables):
     found += [a for key in schema.keys if (a := check_key(df, key))]
     for left, rights in schema.dependencies.items(): found += [a for b in rights if (a := check_dependency(df, left, b, tolerate(schema[b])))]
     found += [a for c, other in schema.references.items() if (a := check_reference(df, c, other, tables))]
+    if schema.shapes is None and (k := sum(c.max_distance is not None for c in columns)):
+        what = msg("{k} {k:column has|columns have} a `max_distance`, but the profile to compare with is not there: its file stands beside the schema's", k=k)
+        found.append(Anomaly("", "distribution", 0, "warning", what))
     broken = {a.column for a in found if a.kind in ("type", "empty", "constant")}
     moved, distances = check_distributions(df, [c for c in columns if c.name not in broken], shapes)
     return found + [a for a in moved if not _explained(a, found, df)], distances

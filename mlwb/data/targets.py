@@ -197,7 +197,8 @@ def check_source(
     "`check_target` for an opened source."
     schema = source.lazy.collect_schema()
     pair = source.map(lambda lf: lf.select([c for c in dict.fromkeys((target, time)) if c in schema])).collect()
-    if pair.width and not pair.height: raise InputError(f"{source.where} can't be read: it has {len(schema)} columns and no rows. Give a file with a header and rows.")
+    if pair.width and not pair.height:
+        raise InputError(f"{source.where} can't be read: it has {len(schema)} columns and no rows. Give a file with a header and rows.")
     checked, task = check_target(pair, target, task, time, said, schema)
     if not time or checked.schema[time] == pair.schema[time]: return source, task
     form = parse_time(pair[time])[1]

@@ -225,6 +225,8 @@ def checkout(
     if (sink := kinds.get(path.suffix.lower())) is None: raise unknown("kind of file to write:", path.suffix, kinds)
     if not path.parent.is_dir(): raise InputError(f"There is no folder {path.parent} to write {path.name} to. Make it, or name another.")
     lazy = store.scan(ref)
+    odd = [c for c, t in lazy.collect_schema().items() if t == pl.Binary] if path.suffix.lower() in (".csv", ".jsonl") else []
+    if odd: raise InputError(f"The columns {', '.join(odd[:10])} hold bytes, for which a {path.suffix} file has no place. Write .parquet or .arrow.")
     temporary = path.with_name(f".tmp-{uuid4().hex}{path.suffix}")
     try:
         sink(lazy, temporary, maintain_order=True)

@@ -58,10 +58,10 @@ class TableView(Small):
 # %% ../../notebooks/lib/show/12_tables.ipynb #joined
 @shows("mlwb.data.joins.Tables")
 class TablesView(Small):
-    head = msg("Tables it was joined from")
+    head = msg("How it was read")
     def summary(self):
         r = self.result
-        if not r.rows: return msg("The source is a single table")
+        if not r.rows: return msg("{n} {n:thing was|things were} assumed or changed", n=len(r.said)) if r.said else msg("Nothing had to be assumed")
         lost = sum(j.out_of - j.matched for j in r.joins)
         return msg("{n} tables looked up for each row of {rows}; {lost:,} look-ups found nothing", n=len(r.joins), rows=r.rows, lost=lost)
     def blocks(self):
@@ -70,7 +70,7 @@ class TablesView(Small):
         rows = [[r.rows, _("its rows are kept"), "", *size(r.rows)]] if r.rows else []
         rows += [[j.table, by(j), percent(j.matched / j.out_of) if j.out_of else "", *size(j.table)] for j in r.joins]
         rows += [[n, _("not joined"), "", *size(n)] for n in r.refs if n != r.rows and n not in {j.table for j in r.joins}]
-        return [table([_("Table"), _("Looked up by"), _("Found"), _("Rows"), _("Version")], rows, {2, 3, 4})] if rows else []
+        return [*map(para, r.said), *([table([_("Table"), _("Looked up by"), _("Found"), _("Rows"), _("Version")], rows, {2, 3, 4})] if rows else [])]
 
 @shows("mlwb.data.notes.AcquisitionNote")
 class NoteView(Small):
