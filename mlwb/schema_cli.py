@@ -138,6 +138,7 @@ def validate(
     else: _show(found)
     return 0 if found.valid else 3
 
+# %% ../notebooks/lib/91_schema_cli.ipynb #named
 def _named(text):
     name, is_, data = text.partition("=")
     if not is_ or not name or not data: raise UsageError(f"--table takes NAME=DATA, for example customers=customers.csv, not {text!r}.")

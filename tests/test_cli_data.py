@@ -97,7 +97,7 @@ def test_any_version_as_a_file(cli, project, sales):
         assert read(project.root / name, said=[])[0].equals(sales.read(sales.versions("table")[2]))
     at = log(sales, "table")[1]["at"]
     assert cli("data", "checkout", "table", "--at", at, "-o", "e.csv", "--json", cwd=project.root).json["version"] == 1
-    assert cli("data", "checkout", "--version", "-4", "-o", "e.csv", cwd=project.root).stdout == "table, version 0, 1,000 rows: e.csv\n"
+    assert cli("data", "checkout", "--version", "-4", "-o", "e.csv", "--force", cwd=project.root).stdout == "table, version 0, 1,000 rows: e.csv\n"
     for words, said in ((("--at", "2001-01-01", "-o", "x.csv"), "had no version at"), (("--at", "soon", "-o", "x.csv"), "is no time"), ((), "Say which: -o"),
                         (("--version", "1", "--at", at, "-o", "x.csv"), "Give one of them"), (("-o", "x.xls"), "kind of file"),
                         (("-o", "no/x.csv"), "There is no folder")):
