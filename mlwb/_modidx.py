@@ -743,6 +743,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlwb.data.schema._figures': ('lib/data/schema.html#_figures', 'mlwb/data/schema.py'),
                                   'mlwb.data.schema._itself': ('lib/data/schema.html#_itself', 'mlwb/data/schema.py'),
                                   'mlwb.data.schema._mark': ('lib/data/schema.html#_mark', 'mlwb/data/schema.py'),
+                                  'mlwb.data.schema._no_profile': ('lib/data/schema.html#_no_profile', 'mlwb/data/schema.py'),
                                   'mlwb.data.schema._odd': ('lib/data/schema.html#_odd', 'mlwb/data/schema.py'),
                                   'mlwb.data.schema._of_goal': ('lib/data/schema.html#_of_goal', 'mlwb/data/schema.py'),
                                   'mlwb.data.schema._of_itself': ('lib/data/schema.html#_of_itself', 'mlwb/data/schema.py'),

@@ -225,7 +225,7 @@ def _infer_table(df, schema, parts):
     n = df.height
     schema.min_rows, schema.max_rows = n // 10, 10 * n
     again = duplicate_rows(df)
-    if again is not None: schema.duplicates = float(f"{2 * wilson(again, n, 3)[1]:.2g}") if again else 0.0
+    if again is not None: schema.duplicates = float(f"{min(1, 2 * wilson(again, n, 3)[1]):.2g}") if again else 0.0
     schema.keys = find_keys(df, [c.name for c in schema.columns if c.unique])
     schema.dependencies = find_dependencies(df, order=parts.order)
     if not schema.time: return

@@ -105,9 +105,6 @@ def _against(df, schema, environment, tables):
     found += [a for key in schema.keys if (a := check_key(df, key))]
     for left, rights in schema.dependencies.items(): found += [a for b in rights if (a := check_dependency(df, left, b, tolerate(schema[b])))]
     found += [a for c, other in schema.references.items() if (a := check_reference(df, c, other, tables))]
-    if schema.shapes is None and (k := sum(c.max_distance is not None for c in columns)):
-        what = msg("{k} {k:column has|columns have} a `max_distance`, but the profile to compare with is not there: its file stands beside the schema's", k=k)
-        found.append(Anomaly("", "distribution", 0, "warning", what))
     broken = {a.column for a in found if a.kind in ("type", "empty", "constant")}
     moved, distances = check_distributions(df, [c for c in columns if c.name not in broken], shapes)
     return found + [a for a in moved if not _explained(a, found, df)], distances
@@ -147,7 +144,7 @@ def validate(
         found += _of_itself(df, schema, target, time) + _of_goal(df, target, time, task, note)
         if schema is not None:
             more, distances = _against(df, schema, environment, tables or {})
-            found += _unless_known(more, found)
+            found += _unless_known(more, found) + (_no_profile(schema) if source else [])
         if checks: found += run_checks(checks, df, name, {k: frame(t, []) for k, t in (tables or {}).items()})
     found.sort(key=lambda a: ("error", "warning", "info").index(a.severity))
     if schema is not None: _expected(found, schema)
@@ -168,6 +165,12 @@ def _of_goal(df, target, time, task, note):
     out = [Anomaly(name, "missing-column", df.height, "error", absent(name, df.columns), 1.0) for name in gone]
     if target in df.columns and not gone: out += _of_target(df, target, time, task or infer_task(df[target]), note)
     return out
+
+def _no_profile(schema):
+    "That a schema's file lacks its profile beside it."
+    k = sum(c.max_distance is not None for c in schema.columns) if schema.shapes is None else 0
+    what = msg("{k} {k:column has|columns have} a `max_distance`, but the profile to compare with is not there: its file stands beside the schema's", k=k)
+    return [Anomaly("", "distribution", 0, "warning", what)] if k else []
 
 def _unless_known(more, found):
     known = {(a.column, a.kind) for a in found if a.kind in ("missing-column", "empty")}
