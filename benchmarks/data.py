@@ -27,6 +27,8 @@ import threading
 import time
 from pathlib import Path
 
+from processes import family
+
 REPO = Path(__file__).resolve().parent.parent
 LIMIT = 2e9  # bytes
 STEP = 400_000  # rows of a chunk
@@ -89,16 +91,6 @@ def table(cache: Path, rows: int) -> Path:
 
 
 # --- measuring ---------------------------------------------------------------------------------------------------------
-
-def family(pid: int) -> list[int]:
-    """A process and its descendants."""
-    found = [pid]
-    try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split(): found += family(int(child))
-    except OSError: pass  # it has ended meanwhile
-    return found
-
 
 def memory(pid: int) -> tuple[int, int]:
     """PSS and RSS of a process, in bytes."""

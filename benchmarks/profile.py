@@ -14,6 +14,8 @@ The tables go to benchmarks/results/profile.md.
 
 import sys
 
+from processes import family
+
 sys.path.pop(0)  # this folder: the name of this file is that of a module of the standard library, which cProfile imports
 
 import argparse  # noqa: E402
@@ -191,20 +193,10 @@ def plain_schema(schema):
 
 # --- measuring ---------------------------------------------------------------------------------------------------------
 
-def tree(pid: int) -> list[int]:
-    """A process and its descendants."""
-    found = [pid]
-    try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split(): found += tree(int(child))
-    except OSError: pass  # it has ended meanwhile
-    return found
-
-
 def resident(pid: int) -> int:
     """Bytes in memory of a process and its descendants."""
     total = 0
-    for p in tree(pid):
+    for p in family(pid):
         try: total += int(Path(f"/proc/{p}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         except OSError: pass
     return total

@@ -315,7 +315,7 @@ def test_a_writer_and_gc_at_once(project):
     child.stdout.readline()
     taken, seen = 0, 0
     try:
-        while seen < 40:
+        while seen < 40 or taken < 6:
             taken += len(gone(collect(project, tables=1), "version"))
             n = store.read("table")["n"].to_list()
             assert n == list(range(n[0], n[-1] + 1)) and n[0] % 4 == 1 and n[-1] >= seen, n
@@ -324,7 +324,7 @@ def test_a_writer_and_gc_at_once(project):
     finally:
         (project.data / "stop").touch()
         child.communicate(timeout=60)
-    assert child.returncode == 0 and taken > 5
+    assert child.returncode == 0
     last = store.commits("table")[-1]["files"]
     collect(project, tables=1)
     assert sorted(p.name for p in store._folder("table").glob("*.parquet")) == sorted(last)
@@ -343,7 +343,7 @@ def test_a_killed_gc_of_tables_can_be_done_again(project):
 
 
 def test_scratch_of_dead_processes_goes(project):
-    code = "import time; from mlwb.data.sources import scratch_folder; s = scratch_folder(); print(s.name, flush=True); time.sleep(60)"
+    code = "import time; from mlwb.data.packed import scratch_folder; s = scratch_folder(); print(s.name, flush=True); time.sleep(60)"
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     mine = Path(child.stdout.readline().strip())
     (mine / "unpacked.csv").write_bytes(b"x" * 1000)

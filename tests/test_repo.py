@@ -209,9 +209,9 @@ def test_korean_catalogue_holds_nothing_that_is_not_said():
 # --- the tests themselves ---------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("ci, expected", [
-    ("true", {"failed": 1, "error": 2, "passed": 1, "skipped": 1}),
-    ("", {"passed": 1, "skipped": 4})])
-def test_ci_accepts_no_skip_of_a_data_or_browser_test(tmp_path, ci, expected):
+    ("true", {"failed": 3, "error": 2, "passed": 1}),
+    ("", {"passed": 1, "skipped": 4, "xfailed": 1})])
+def test_ci_accepts_no_skip(tmp_path, ci, expected):
     (tmp_path / "conftest.py").write_text((REPO / "tests" / "conftest.py").read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  data: x\n  browser: x\n", encoding="utf-8")
     (tmp_path / "test_some.py").write_text("import pytest\n"
@@ -219,11 +219,12 @@ def test_ci_accepts_no_skip_of_a_data_or_browser_test(tmp_path, ci, expected):
         "def test_page(chromium): pass\n"
         "@pytest.mark.data\ndef test_marked(): pytest.skip('absent')\n"
         "def test_other(): pytest.skip('not here')\n"
+        "@pytest.mark.xfail\ndef test_known(): assert False\n"
         "def test_fine(tmp_path): pass\n", encoding="utf-8")
     env = {k: v for k, v in os.environ.items() if k not in ("MLWB_TEST_DATA", "PYTEST_ADDOPTS")} | {"CI": ci, "PATH": ""}
     done = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tmp_path)], env=env, cwd=tmp_path,
                           capture_output=True, text=True)
-    counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout.splitlines()[-1])}
+    counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|xfailed|failed|skipped|error)", done.stdout.splitlines()[-1])}
     assert counts == expected, done.stdout
     if ci: assert "must run where CI=true. MLWB_TEST_DATA does not name" in done.stdout.replace("Skipped: ", "")
 

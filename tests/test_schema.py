@@ -7,6 +7,7 @@ import warnings
 
 import hostile
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -143,8 +144,7 @@ class TestInference:
         assert found(one, strict) == {("grade", "domain", "error")} and not validate(one, strict).valid
 
     def test_pandas_and_polars_agree(self, loans, schema):
-        pandas = pytest.importorskip("pandas", reason="pandas is a dependency of mlwb")
-        assert isinstance(loans.to_pandas(), pandas.DataFrame) and to_yaml(infer(loans.to_pandas(), "paid", "when")) == to_yaml(schema)
+        assert isinstance(loans.to_pandas(), pd.DataFrame) and to_yaml(infer(loans.to_pandas(), "paid", "when")) == to_yaml(schema)
 
 
 class TestTables:

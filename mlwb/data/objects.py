@@ -45,6 +45,7 @@ def store(
         if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT): raise  # it is this disk that is full
         raise InputError(_why(url, e)) from None
 
+# %% ../../notebooks/lib/data/02_objects.ipynb #denied
 _DENIED = re.compile(r"(?i)forbidden|denied|credential|unauthorized|accesskey|signature|\b40[13]\b")
 
 def _why(url, e):
@@ -58,7 +59,8 @@ def _why(url, e):
     return mask.text(text) if (mask := here()) else text
 
 # %% ../../notebooks/lib/data/02_objects.ipynb #found
-SUFFIXES = (".csv", ".tsv", ".tab", ".psv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".xlsx", ".xlsm", ".xls", ".xlsb", ".ods")
+SUFFIXES = (".csv", ".tsv", ".tab", ".psv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".arrow", ".feather", ".ipc",
+            ".xlsx", ".xlsm", ".xls", ".xlsb", ".ods")  # those of mlwb.data.sources, which loads polars
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 def _is_table(name):
@@ -149,6 +151,7 @@ def _places(fs, path, found):
     else: root = m[0].rpartition("/")[0] if (m := re.match(r"[^*?\[]*(?=[*?\[])", path)) else path.rstrip("/")
     return [Path(f"{i:06d}", *map(_local, n.removeprefix(root).strip("/").split("/"))) for i, n in enumerate(found)]
 
+# %% ../../notebooks/lib/data/02_objects.ipynb #fetched
 def fetch(
     url: str,                  # one object's address, one with *, or one that ends in /
     scratch: Path,             # a folder for the files

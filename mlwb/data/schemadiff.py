@@ -31,6 +31,7 @@ class SchemaDiff(Result):
     "What differs between two schemas."
     changes: list[Change] = field(default_factory=list)
 
+# %% ../../notebooks/lib/data/11_schemadiff.ipynb #effect
 _MORE_IS_LOOSER = {"max", "max_length", "max_rows", "max_per_period", "missing", "tolerate", "max_distance", "duplicates", "gaps", "nullable", "open",
                    "infinite", "constant"}
 _LESS_IS_LOOSER = {"min", "min_length", "min_rows", "min_per_period", "required", "unique", "ordered"}

@@ -93,6 +93,7 @@ def _sample(shape):
     s.counts = pl.DataFrame(rows, schema={"value": pl.String, "count": pl.Int64}, orient="row")
     return s
 
+# %% ../../notebooks/lib/data/10_shapes.ipynb #distance-of
 def distance(
     shape: Shape,
     s: pl.Series,  # the later column, of the same kind

@@ -124,6 +124,7 @@ def _run(db, check, height, seconds, numbered):
     finally: timer.cancel()
     return _finding(check, names, place, total, first, at, height) if total else None
 
+# %% ../../notebooks/lib/data/11_sqlchecks.ipynb #finding
 def _finding(check, names, place, total, first, at, height):
     what = msg("{message}: {n:,} rows", message=check.message or f"{check.name}.sql", n=total)
     if at: what = msg("{what}: {rows}", what=plain(what), rows=plain(rows_said(at)))

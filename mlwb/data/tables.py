@@ -15,6 +15,9 @@ import polars as pl
 from ..core.errors import InputError
 from .frames import frame, nan_to_null, unique_names
 
+# %% ../../notebooks/lib/data/04_tables.ipynb #unreadable
+def _unreadable(path, why): return InputError(f"{path} can't be read: {why}. Give a CSV or Parquet file with a header and rows.")
+
 # %% ../../notebooks/lib/data/04_tables.ipynb #table
 class Table:
     "The columns of Parquet files whose rows follow each other, read when asked for; InputError if they are none."
@@ -25,11 +28,8 @@ class Table:
             types = self._scan().collect_schema()
             stored = [c for c in types if not (c.startswith("__index_level_") and c.endswith("__"))]
             self.height, types = self._scan().select(pl.len()).collect().item(), [types[c] for c in stored]
-        except (pl.exceptions.PolarsError, OSError) as e:
-            raise InputError(f"{path} can't be read: it is no Parquet file ({' '.join(str(e).split())[:200]}). Give a CSV or Parquet file with a header "
-                             "and rows.") from e
-        if not stored or not self.height:
-            raise InputError(f"{path} can't be read: it has {len(stored)} columns and no rows. Give a CSV or Parquet file with a header and rows.")
+        except (pl.exceptions.PolarsError, OSError) as e: raise _unreadable(path, f"it is no Parquet file ({' '.join(str(e).split())[:200]})") from e
+        if not stored or not self.height: raise _unreadable(path, f"it has {len(stored)} columns and no rows")
         self._stored = dict(zip(unique_names(stored, fold=True, said=said), stored))
         self.schema = dict(zip(self._stored, types))
 

@@ -51,7 +51,7 @@ def writing(
     try: yield
     except MlwbError: raise
     except Exception as e:  # each library that writes has exceptions of its own
-        why = disk_says(e) or (e.strerror if isinstance(e, PermissionError) else "")
+        why = disk_says(e) or (isinstance(e, PermissionError) and (e.strerror or "Permission denied"))
         if not why: raise
         raise MlwbError(_not_written(store, name, why)) from e
 

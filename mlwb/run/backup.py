@@ -27,6 +27,7 @@ class _Digesting:
     def __init__(self, f): self.f, self.sha = f, hashlib.sha256()
     def read(self, n=-1): data = self.f.read(n); self.sha.update(data); return data
 
+# %% ../../notebooks/lib/run/21_backup.ipynb #archive-of
 class Archive:
     "A backup that is being written."
     def __init__(self, f): self.tar, self.files, self._once = tarfile.open(fileobj=f, mode="w:gz", compresslevel=1, format=tarfile.PAX_FORMAT), {}, {}

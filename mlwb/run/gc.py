@@ -75,7 +75,7 @@ def leftovers(project: Project) -> list[Path]:
 
 def dead_scratch() -> list[Path]:
     "Folders that killed processes of this user have left while they read a source."
-    from mlwb.data.sources import dead_scratch as found
+    from mlwb.data.packed import dead_scratch as found
     return [] if sys.platform == "win32" else found()
 
 def dead_kernels() -> list[Path]:

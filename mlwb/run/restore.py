@@ -130,6 +130,7 @@ class Restored(Result):
     runs: list[str] = field(default_factory=list)
     left_out: dict = field(default_factory=dict)  # run → why it was not saved
 
+# %% ../../notebooks/lib/run/22_restore.ipynb #restore-into
 @progress(msg("Restoring the project"))
 def restore(
     file: Path,   # a backup

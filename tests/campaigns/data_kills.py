@@ -89,8 +89,8 @@ def source(folder: Path, number: int, rows: int) -> Path:
 class Writer:
     """A process that writes the table, and what it says that it is at."""
 
-    def __init__(self, csv: Path, folder: Path, kind: str, env: dict):
-        self.process = subprocess.Popen([sys.executable, "-c", VICTIM, str(csv), str(folder), kind], env=env, cwd=folder, stdout=subprocess.PIPE,
+    def __init__(self, csv: Path, folder: Path, kind: str, env: dict, under: tuple = ()):
+        self.process = subprocess.Popen([*under, sys.executable, "-c", VICTIM, str(csv), str(folder), kind], env=env, cwd=folder, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, start_new_session=True)
         self.text = b""
 
@@ -252,6 +252,20 @@ def full(folder: Path, rows: int, env: dict, limit: int) -> list[str]:
     return wrong + _as_before(folder, before) + scratch(Path(env["TMPDIR"]))
 
 
+def forbidden(folder: Path, rows: int, env: dict) -> list[str]:
+    """A write into folders that nobody has the right to write into; root writes without the capability that overrides rights."""
+    before, csv = newest(folder), source(folder, 8002, rows)
+    places = [p for p in (folder / "data", *(folder / "data").rglob("*")) if p.is_dir()]
+    modes = [p.stat().st_mode for p in places]
+    try:
+        for p in places: p.chmod(0o555)
+        err = Writer(csv, folder, "extract", env, ("setpriv", "--bounding-set", "-dac_override") if os.geteuid() == 0 else ()).end()
+    finally:
+        for p, mode in zip(places, modes): p.chmod(mode)
+    wrong = [] if "MlwbError" in err and "Permission denied" in err else [f"it does not say what is wrong: {err[-300:]}"]
+    return wrong + _as_before(folder, before)
+
+
 def read_only(folder: Path, rows: int, env: dict) -> list[str] | None:
     """A write into a folder that is mounted for reading only; None where nothing can be mounted."""
     before, csv, data = newest(folder), source(folder, 8001, rows), folder / "data"
@@ -307,6 +321,7 @@ def main():
     good = "a clear error, the table as before"
     other = {"Two processes that append at once": (two_at_once(folder, args.rows, env), "both are in the table"),
              **{f"No file may be larger than {n:,} bytes": (full(folder, args.rows, env, n), good) for n in (100_000, 500_000)},
+             "A folder that may not be written into": (forbidden(folder, args.rows, env), good),
              "A folder that is mounted for reading only": (read_only(folder, args.rows, env), good)}
     mib = len(gzip.decompress(source(folder, 1, args.rows).read_bytes())) / 1e6
     text = report(cases, other, took, args, mib)
