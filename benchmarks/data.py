@@ -23,11 +23,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
-from processes import family
+from processes import family, watched
 
 REPO = Path(__file__).resolve().parent.parent
 LIMIT = 2e9  # bytes
@@ -102,27 +100,16 @@ def memory(pid: int) -> tuple[int, int]:
 
 def measured(command: list, cwd: Path, env: dict) -> dict:
     """Wall and CPU seconds, the largest sum of PSS, the largest RSS of one process, when the former was; what was printed."""
-    peak, ended, start = {"pss": 0, "rss": 0, "at": 0.0}, threading.Event(), time.monotonic()
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(list(map(str, command)), cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+    peak = {"pss": 0, "rss": 0, "at": 0.0}
 
-        def watch():
-            while not ended.wait(.05):
-                sizes = [memory(p) for p in family(process.pid)]
-                total = sum(s[0] for s in sizes)
-                if total > peak["pss"]: peak["pss"], peak["at"] = total, time.monotonic() - start
-                peak["rss"] = max([peak["rss"], *(s[1] for s in sizes)])
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        _, status, used = os.wait4(process.pid, 0)
-        wall, process.returncode = time.monotonic() - start, os.waitstatus_to_exitcode(status)
-        ended.set()
-        watcher.join()
-        out.seek(0)
-        err.seek(0)
-        said, wrong = out.read().decode(errors="replace"), err.read().decode(errors="replace")
-    if process.returncode: raise SystemExit(f"{' '.join(map(str, command))[:200]} ended with {process.returncode}: {wrong[-2000:]}{said[-1000:]}")
-    return peak | dict(wall=wall, cpu=used.ru_utime + used.ru_stime, said=said)
+    def look(pid, seconds):
+        sizes = [memory(p) for p in family(pid)]
+        total = sum(s[0] for s in sizes)
+        if total > peak["pss"]: peak["pss"], peak["at"] = total, seconds
+        peak["rss"] = max([peak["rss"], *(s[1] for s in sizes)])
+    done = watched(command, look, .05, cwd=cwd, env=env)
+    if done.code: raise SystemExit(f"{' '.join(map(str, command))[:200]} ended with {done.code}: {done.err[-2000:]}{done.out[-1000:]}")
+    return peak | dict(wall=done.wall, cpu=done.cpu, said=done.out)
 
 
 def environment(tmp: Path) -> dict:

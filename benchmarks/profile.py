@@ -14,7 +14,7 @@ The tables go to benchmarks/results/profile.md.
 
 import sys
 
-from processes import family
+from processes import family, watched
 
 sys.path.pop(0)  # this folder: the name of this file is that of a module of the standard library, which cProfile imports
 
@@ -26,8 +26,6 @@ import platform  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
 import tempfile  # noqa: E402
-import threading  # noqa: E402
-import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 REPO = Path(__file__).resolve().parent.parent
@@ -205,26 +203,12 @@ def resident(pid: int) -> int:
 def measured(command: list, out: Path, limit: float, env: dict) -> dict:
     """Wall and CPU seconds, the largest memory and the size of what was written; or why there is none."""
     out.unlink(missing_ok=True)
-    with tempfile.TemporaryFile() as log:
-        start = time.perf_counter()
-        process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=out.parent)
-        peak, ended = [0], threading.Event()
-
-        def watch():
-            while not ended.wait(.025):
-                peak[0] = max(peak[0], resident(process.pid))
-                if time.perf_counter() - start > limit: process.kill()
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        _, status, used = os.wait4(process.pid, 0)
-        wall, process.returncode = time.perf_counter() - start, os.waitstatus_to_exitcode(status)
-        ended.set()
-        watcher.join()
-        log.seek(0)
-        said = log.read().decode(errors="replace").strip().splitlines()
-    if wall > limit: return {"failed": f"stopped after {limit:.0f} s"}
-    if process.returncode or not out.exists(): return {"failed": f"fails: {said[-1][:150] if said else process.returncode}"}
-    return {"wall": wall, "cpu": used.ru_utime + used.ru_stime, "memory": peak[0], "size": out.stat().st_size}
+    peak = [0]
+    def look(pid, _): peak[0] = max(peak[0], resident(pid))
+    done = watched(command, look, .025, limit, env=env, cwd=out.parent)
+    if done.wall > limit: return {"failed": f"stopped after {limit:.0f} s"}
+    if done.code or not out.exists(): return {"failed": f"fails: {(done.err.strip() or done.out.strip() or str(done.code)).splitlines()[-1][:150]}"}
+    return {"wall": done.wall, "cpu": done.cpu, "memory": peak[0], "size": out.stat().st_size}
 
 
 def installed(cache: Path, name: str) -> tuple[Path | None, str]:
