@@ -17,6 +17,7 @@ from .errors import InputError, MlwbError, unknown
 from .environment import version
 from .registered import as_found, registered
 from .workspace import Project, unique_slug
+from .yamls import load_yaml
 
 # %% ../../notebooks/lib/core/09_states.ipynb #file
 NONE = "none"  # the state of what is not there
@@ -91,11 +92,10 @@ def tables_state(
     source: str,  # a sources.yaml
 ) -> str:
     "The declaration, and each source that it names."
-    import yaml
     path = project.root / Path(source).expanduser()
     if not path.is_file(): return NONE
-    try: tables = dict(yaml.safe_load(path.read_text(encoding="utf-8-sig"))["tables"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError): return file_state(path)  # the stage that reads it says what is wrong
+    try: tables = dict(load_yaml(path.read_text(encoding="utf-8-sig"), source)["tables"])
+    except (InputError, UnicodeDecodeError, KeyError, TypeError, ValueError): return file_state(path)  # the stage that reads it says what is wrong
     named = {str(n): t if isinstance(t, str) else t.get("source") if isinstance(t, dict) else None for n, t in tables.items()}
     found = [f"{n} {s} {source_state(Project(path.parent), s.strip())}" for n, s in named.items() if isinstance(s, str) and source_kind(s) != "tables"]
     return f"{file_state(path)}, {'; '.join(found)}"

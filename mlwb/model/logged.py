@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..core.environment import code_digest, environment, requirements
 from ..core.errors import InputError
+from ..core.yamls import load_yaml
 from .artifact import Model, rebuild
 from .saved import ALLOWED
 
@@ -116,9 +117,8 @@ def from_mlflow(
     folder: Path,  # a downloaded MLflow model
 ) -> Model:
     "Our model back from an MLflow model's folder, checked."
-    import yaml
     folder = Path(folder)
-    try: d = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+    try: d = load_yaml((folder / "MLmodel").read_text(encoding="utf-8"), f"{folder}/MLmodel")
     except OSError as e: raise InputError(f"{folder} holds no MLflow model: there is no file MLmodel.") from e
     facts = json.loads((d.get("metadata") or {}).get("mlwb") or "{}")
     file = folder / str(d.get("flavors", {}).get("sklearn", {}).get("pickled_model", ""))
