@@ -97,6 +97,7 @@ def _said(d):
         far = "" if x["distance"] is None else f" {x['measure']} {x['distance']:.3f}"
         yield f"distribution: {x['column']} {x['kind']}{far}, missing {' → '.join(map(share, x['missing']))}"
     for c, why in d.uncompared.items(): yield f"not compared: {c}: {why}"
+    if d.reordered: yield "the same rows and columns, in another order"
     if d.same(): yield "no difference"
 
 # %% ../notebooks/lib/92_data_cli.ipynb #checkout

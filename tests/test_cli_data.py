@@ -158,7 +158,7 @@ def test_a_workspace_of_the_first_format_is_read_as_it_is(project, capfd):
     store = old_workspace(project, "매출 2024", [OLD, OLD[::-1], OLD.drop("b")])
     before = {p: p.read_bytes() for p in project.workspace.rglob("*") if p.is_file()}
     for ref, df in zip(store.versions("매출 2024"), (OLD, OLD[::-1], OLD.drop("b"))): assert store.read(ref).equals(df)
-    assert diff(store, "매출 2024", 0, 1).same() and [len(c["files"]) for c in store.commits("매출 2024")] == [1, 1, 1]
+    assert (turned := diff(store, "매출 2024", 0, 1)).reordered and not turned.same() and [len(c["files"]) for c in store.commits("매출 2024")] == [1, 1, 1]
     assert state(project, "table:매출 2024@1") == f"version 1 sha256:{1:064}" and version_at(store, "매출 2024", "2999-01-01").version == 2
     assert find_table("매출 2024", project)[1] == "매출 2024" and store.tables() == ["매출 2024"]
     assert {p: p.read_bytes() for p in project.workspace.rglob("*") if p.is_file()} == before and workspace_format(project) == 1, "looking changes nothing"

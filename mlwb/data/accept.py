@@ -16,7 +16,7 @@ from ..core.errors import InputError, unknown
 from ..core.messages import Message, msg, say
 from ..core.results import plain
 from .anomalies import Anomaly
-from .column_checks import _limits
+from .column_checks import _limits, read_as
 from .columns import looked_at
 from .expectations import Schema
 from .formats import fits, format_of, pattern_of
@@ -61,7 +61,8 @@ def new_values(
     df,  # the table
 ) -> pl.DataFrame:  # value, n: most frequent first
     "Values of a column that its domain does not list."
-    v, c = looked_at(frame(df, [])[column])[1], schema[column]
+    c = schema[column]
+    v = read_as(frame(df, [])[column], c)[1]
     if v.dtype.is_float(): v = v.cast(pl.Int64, strict=False)
     bad = ~v.is_in(pl.Series(c.domain, dtype=v.dtype, strict=False).implode())
     return v.filter(bad).alias("value").value_counts(name="n").sort("n", "value", descending=[True, False])
@@ -79,7 +80,7 @@ def _domain(schema, c, a, df, values):
 
 # %% ../../notebooks/lib/data/12_accept.ipynb #limits
 def _range(schema, c, a, df, values):
-    v = looked_at(df[c.name])[1]
+    v = read_as(df[c.name], c)[1]
     if v.dtype.is_float(): v = v.replace([math.inf, -math.inf], [None, None])
     row = a.examples[0][0]
     for bad, _, side in _limits(v, c):

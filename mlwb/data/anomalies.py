@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'Anomaly', 'Validation', 'rows_said', 'said_value', 'row_anomaly', 'absent']
 
 # %% ../../notebooks/lib/data/11_anomalies.ipynb #anomalies-imports
-import difflib
+import difflib, math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,7 +67,7 @@ def rows_said(
 def said_value(v, most: int = 60):
     "A value as an example shows it."
     if isinstance(v, pl.Series): v = v.to_list()
-    v = str(v) if isinstance(v, (list, dict, bytes)) else plain(v)
+    v = str(v) if isinstance(v, (list, dict, bytes)) or isinstance(v, float) and math.isinf(v) else plain(v)
     return v[:most - 1] + "…" if isinstance(v, str) and len(v) > most else v
 
 def row_anomaly(

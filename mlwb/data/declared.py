@@ -31,7 +31,22 @@ class Join(Result):
     out_of: int = 0                                     # found: rows
 
 # %% ../../notebooks/lib/data/03_declared.ipynb #plan
-_TABLE = ("source", "note", "encoding", "delimiter", "decimal", "sheet", "version")
+_OPTIONS = {  # key of a table → whether it is one, what it is to be
+    "source": (lambda x: isinstance(x, str) and x.strip(), "a source: a path, an address"),
+    "note": (lambda x: isinstance(x, dict), "lines `key: value`, as in acquisition.yaml"),
+    "encoding": (lambda x: isinstance(x, str), "an encoding's name, like cp949"),
+    "delimiter": (lambda x: isinstance(x, str) and len(x) == 1, "one character in quotes, like ';'"),
+    "decimal": (lambda x: x in (".", ","), "'.' or ','"),
+    "sheet": (lambda x: isinstance(x, str), "a sheet's name, in quotes where it is a number"),
+    "version": (lambda x: type(x) is int and 0 <= x < 2**63, "a whole number")}
+
+def _table(where, t):
+    t = _mapping(where, {"source": t} if isinstance(t, str) else t, tuple(_OPTIONS))
+    if "source" not in t: raise InputError(f"{where} does not say its `source`.")
+    for k, x in t.items():
+        if not _OPTIONS[k][0](x): raise InputError(f"{where}: {k} is {x!r:.200}, but it has to be {_OPTIONS[k][1]}.")
+    if t["source"].strip().lower().endswith((".yaml", ".yml")): raise InputError(f"{where}: its source is a list of sources itself. Name its tables here.")
+    return t
 
 def _mapping(where, x, allowed):
     if not isinstance(x, dict): raise InputError(f"{where} is {x!r}, but it holds lines `key: value`, with the keys {', '.join(allowed)}.")
@@ -40,6 +55,7 @@ def _mapping(where, x, allowed):
         if k not in allowed: raise unknown(f"key in {where}:", str(k), allowed)
     return x
 
+# %% ../../notebooks/lib/data/03_declared.ipynb #joins
 def _pairs(where, x):
     "`key: a`, `key: [a, b]` or `key: {a: b}` as a mapping."
     x = {x: x} if isinstance(x, str) else {c: c for c in x} if isinstance(x, list) else x or {}
@@ -77,11 +93,7 @@ def load_sources(
     d = _mapping(str(path), d, ["rows", "tables", "joins"])
     named = d.get("tables") or {}
     if not isinstance(named, dict): raise InputError(f"{path}: tables is {str(named)[:200]!r}, but it maps names to sources: `tables: {{orders: orders.csv}}`.")
-    tables = {str(n): _mapping(f"{path}, table {n!r}", {"source": t} if isinstance(t, str) else t, _TABLE) for n, t in named.items()}
-    for n, t in tables.items():
-        if not isinstance(t.get("source"), str) or not t["source"].strip(): raise InputError(f"{path}: the table {n!r} does not say its `source`.")
-        if t["source"].strip().lower().endswith((".yaml", ".yml")):
-            raise InputError(f"{path}: the source of {n!r} is a list of sources itself. Name its tables here.")
+    tables = {str(n): _table(f"{path}, table {n!r}", t) for n, t in named.items()}
     rows, joins = str(d["rows"]) if d.get("rows") is not None else "", d.get("joins") or []
     if not rows:
         raise InputError(f"{path} does not say which table's rows are kept. Add a line `rows: NAME`, one of {', '.join(tables) or 'its `tables:`'}.")

@@ -66,9 +66,9 @@ def _time_form(lf, column, table):
     "How a column of text is read as times; empty where it holds times or numbers."
     kind = lf.collect_schema()[column]
     if kind in (pl.Date, pl.Datetime) or kind.is_numeric(): return ""
-    if kind != pl.String: raise InputError(f"{column!r} of the table {table!r} holds {kind}, which has no order to be asked `asof`.")
+    if kind != pl.String: raise InputError(f"{column!r} of {table} holds {kind}, which has no order to be asked `asof`.")
     try: return parse_time(lf.select(pl.col(column).unique()).collect()[column])[1]
-    except InputError as e: raise InputError(f"`asof` in the table {table!r}: {e}") from None
+    except InputError as e: raise InputError(f"`asof` in {table}: {e}") from None
 
 # %% ../../notebooks/lib/data/04_joins.ipynb #right
 def _names(j, names, taken):
@@ -113,7 +113,7 @@ class LookUp:
         right = right.select([*dict.fromkeys([*pairs.values(), *j.added])])
         if j.asof:
             (a, b), = j.asof.items()
-            self.form, form = _time_form(left, a, "of the rows"), _time_form(right, b, j.table)
+            self.form, form = _time_form(left, a, "the rows"), _time_form(right, b, f"the table {j.table!r}")
             if form: right, other = right.with_columns(as_time(pl.col(b), form)), {**other, b: pl.Datetime("us")}
             if self.form: own = {**own, a: pl.Datetime("us")}
         if j.tolerance and own[next(iter(j.asof))].is_numeric():

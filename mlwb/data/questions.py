@@ -223,7 +223,7 @@ def ask_source(
     **limits,          # cells: how many are read at most
 ) -> Questions:
     "`ask` for an opened source, in bounded memory."
-    from mlwb.data.sources import GIVE
+    from mlwb.data.opened import GIVE
     schema = source.lazy.collect_schema()
     for what, name in (("target", target), ("time", time)):
         if (name or what == "target") and name not in schema: check_target(pl.DataFrame(), target, task, time, schema=schema)  # says it

@@ -93,6 +93,18 @@ def _sample(shape):
     s.counts = pl.DataFrame(rows, schema={"value": pl.String, "count": pl.Int64}, orient="row")
     return s
 
+# %% ../../notebooks/lib/data/10_shapes.ipynb #rare
+def _without_rare(r, c):
+    from mlwb.monitor.columns import aligned
+    from mlwb.monitor.distance import EXPECTED
+    both = aligned(r, c).filter(pl.col("r") > 0, pl.col("value") != OTHER)
+    n, m = (int(x.counts["count"].sum()) for x in (r, c))
+    own = both.filter((pl.col("r") + pl.col("c")) * min(n, m) / (n + m) >= EXPECTED)["value"]
+    for x in (r, c):
+        alone = pl.col("value").is_in(own.implode())
+        rest = x.counts.filter(~alone)["count"].sum()
+        x.counts = pl.concat([x.counts.filter(alone), pl.DataFrame({"value": [OTHER], "count": [int(rest)]}).filter(pl.col("count") > 0)])
+
 # %% ../../notebooks/lib/data/10_shapes.ipynb #distance-of
 def distance(
     shape: Shape,
@@ -103,10 +115,7 @@ def distance(
     from mlwb.monitor.samples import prepare
     r, c = _sample(shape), prepare(s, shape.type)
     if not c.type or (c.counts is None) != (r.counts is None): return None
-    if shape.other:
-        known = c.counts["value"].is_in(r.counts["value"].implode())
-        rest = pl.DataFrame({"value": [OTHER], "count": [int(c.counts.filter(~known)["count"].sum())]})
-        c.counts = pl.concat([c.counts.filter(known), rest.filter(pl.col("count") > 0)])
+    if shape.other: _without_rare(r, c)
     r.missing = c.missing = 0
     r.rows, c.rows = (int(x.counts["count"].sum()) if x.counts is not None else len(x.values) for x in (r, c))
     tests = [t for t in Pair(r, c).tests if t.p is not None]

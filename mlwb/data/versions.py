@@ -128,13 +128,14 @@ class TableDiff(Result):
     key: list = field(default_factory=list)
     distributions: list = field(default_factory=list)    # {"column", "kind", "measure", "distance", "low", "high", "missing"} of those that changed, most first
     uncompared: dict = field(default_factory=dict)       # column → why its distribution could not be compared
+    reordered: bool = False                              # the same rows and columns, in another order
 
-    def same(self) -> bool: return not (self.columns_added or self.columns_gone or self.retyped or self.added or self.gone or self.changed)
+    def same(self) -> bool: return not (self.reordered or self.columns_added or self.columns_gone or self.retyped or self.added or self.gone or self.changed)
 
 # %% ../../notebooks/lib/data/04_versions.ipynb #hashes
 def _hashes(store, ref, columns):
     parts = [b.select(columns).hash_rows(seed=0).to_numpy() for b in batches(store._files(ref)[1])]
-    return np.sort(np.concatenate(parts)) if parts else np.array([], np.uint64)
+    return np.concatenate(parts) if parts else np.array([], np.uint64)
 
 def _only(a, b):
     "How many of sorted a are not in sorted b, each counted as often as it is there."
@@ -160,12 +161,13 @@ def diff(
     if a.version == b.version: return out
     if key: _by_key(store, out, a, b, both)
     else: _by_hash(store, out, a, b, both)
+    if out.same() and a.digest != b.digest: out.reordered = [*a.columns] != [*b.columns] or not np.array_equal(_hashes(store, a, both), _hashes(store, b, both))
     if distributions and (out.added or out.gone or out.changed or out.retyped): _distributions(store, out, a, b)
     return out
 
 def _by_hash(store, out, a, b, both):
     if not both: raise InputError(f"The versions {a.version} and {b.version} of {out.name!r} have no column of the same name and type.")
-    x, y = _hashes(store, a, both), _hashes(store, b, both)
+    x, y = np.sort(_hashes(store, a, both)), np.sort(_hashes(store, b, both))
     out.gone, out.added = _only(x, y), _only(y, x)
 
 # %% ../../notebooks/lib/data/04_versions.ipynb #by-key

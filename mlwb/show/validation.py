@@ -176,6 +176,7 @@ def _row(self, i, a, past):
 def _examples(a):
     "Heads and rows of the examples."
     if not a.examples: return None
+    if a.kind == "check" and a.examples[0][0] is None: return [_("Value")], [[_shown(v)] for _i, v in a.examples]
     if a.examples[0][0] is None: return [_("Period"), _("Rows")], [[str(v[0]), number(v[1])] for _i, v in a.examples]
     if a.kind == "duplicates": return [_("Row")], [[str(i)] for i, _v in a.examples]
     return [_("Row"), _("Value")], [[str(i), _shown(v)] for i, v in a.examples]
