@@ -2263,6 +2263,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlwb.show.scales.number': ('lib/show/figures_scales.html#number', 'mlwb/show/scales.py'),
                                   'mlwb.show.scales.opaque': ('lib/show/figures_scales.html#opaque', 'mlwb/show/scales.py'),
                                   'mlwb.show.scales.percent': ('lib/show/figures_scales.html#percent', 'mlwb/show/scales.py'),
+                                  'mlwb.show.scales.percents': ('lib/show/figures_scales.html#percents', 'mlwb/show/scales.py'),
                                   'mlwb.show.scales.polyline': ('lib/show/figures_scales.html#polyline', 'mlwb/show/scales.py'),
                                   'mlwb.show.scales.r': ('lib/show/figures_scales.html#r', 'mlwb/show/scales.py'),
                                   'mlwb.show.scales.size': ('lib/show/figures_scales.html#size', 'mlwb/show/scales.py'),

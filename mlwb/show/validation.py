@@ -152,9 +152,9 @@ def _context(self):
     counts = [(version_of(c), when(c.started) if c.started else "", number(c.rows), *(number(c.counts.get(s, 0)) for s in ("error", "warning")),
                msg("passed") if c.valid else msg("did not pass")) for c in past[::-1]]
     kinds = [SEVERITIES[s] for s in SEVERITIES if r.count(s)]
-    rows, chart = [_row(self, i, a, past) for i, a in enumerate(r.anomalies[:MOST])], versions_chart(past[-40:]) if len(past) > 1 else ""
+    rows, chart = [_row(self, i, a, past) for i, a in enumerate(r.anomalies[:MOST])], versions_chart(past[-40:], 720 if len(past) > 8 else 360) if len(past) > 1 else ""
     return dict(verdict=verdict, head=head, kinds=kinds, rows=rows, left=len(r.anomalies) - MOST, chart=chart, versions=counts, trends=len(past) > 1,
-                review=self.data, said=self.said, file=_file(self.data))
+                many=len(past) > 8, review=self.data, said=self.said, file=_file(self.data))
 
 ValidationView.context = _context
 
@@ -167,7 +167,7 @@ def _row(self, i, a, past):
     labels, look = [version_of(c) for c in past], dict(write=number if a.kind == "distribution" else percent, name=say(what), width=420, height=150)
     drawn = figures.series(labels[-30:], values[-30:], **look) if any(values) else ""
     out = dict(a=a, at=i, name=a.column or _("table"), state=SEVERITIES[a.severity], word=WORDS.get(a.kind, a.kind), spark=spark(values[-30:]),
-               trend=drawn, measure=what, examples=_examples(a), says=_says(a.expected), others=[c for c in a.columns if c != a.column],
+               trend=drawn, measure=what, examples=_examples(a), says=_says(a.expected), others=[c for c in a.columns if c != a.column and a.kind != "check"],
                key=f"{a.column}/{a.kind}/{i}")
     why = self.data.why_not(a) if self.data is not None else None
     one_by_one = self.data is not None and not why and a.kind == "domain"
