@@ -753,6 +753,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlwb.data.review.Review.needed': ('lib/data/review.html#review.needed', 'mlwb/data/review.py'),
                                   'mlwb.data.review.SchemaChanged': ('lib/data/review.html#schemachanged', 'mlwb/data/review.py'),
                                   'mlwb.data.review._accept': ('lib/data/review.html#_accept', 'mlwb/data/review.py'),
+                                  'mlwb.data.review._bytes': ('lib/data/review.html#_bytes', 'mlwb/data/review.py'),
                                   'mlwb.data.review._unchanged': ('lib/data/review.html#_unchanged', 'mlwb/data/review.py'),
                                   'mlwb.data.review._write': ('lib/data/review.html#_write', 'mlwb/data/review.py'),
                                   'mlwb.data.review.check': ('lib/data/review.html#check', 'mlwb/data/review.py'),

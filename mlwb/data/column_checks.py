@@ -124,6 +124,7 @@ def check_words(s: pl.Series, v: pl.Series, c: ColumnSchema, tolerate: float):
     bad = (size < low) | (size > high)
     if bad.any():
         what = msg("has texts of {a:,} to {b:,} characters; expected are {low:,} to {high:,}", a=size.min(), b=size.max(), low=low, high=high)
+        if c.max_length is None: what = msg("has texts of {a:,} to {b:,} characters; expected are {low:,} or more", a=size.min(), b=size.max(), low=low)
         yield row_anomaly(s, "length", bad, severity, what, tolerate)
 
 # %% ../../notebooks/lib/data/11_column_checks.ipynb #alike

@@ -54,21 +54,24 @@ def check(self: Review):
 
 def read_again(self: Review):
     "Read the schema's file, whatever became of it, and validate; what was accepted before can't be taken back any more."
-    self.bytes = self.path.read_bytes() if self.path.is_file() else b""
+    self.bytes, self.profile = _bytes(self.path) or b"", _bytes(profile_path(self.path))
     self.schema, self.steps = load_schema(self.path), []
     self.check()
 
+def _bytes(path): return path.read_bytes() if path.is_file() else None
+
 def _unchanged(self):
-    if (self.path.read_bytes() if self.path.is_file() else None) == self.bytes: return
-    said = msg("{file} has been changed since it was read, so nothing was written to it. Read it again, then decide.", file=self.path.name)
-    raise SchemaChanged(say(said))
+    for path, known in ((self.path, self.bytes), (profile_path(self.path), self.profile)):
+        if _bytes(path) == known: continue
+        said = msg("{file} has been changed since it was read, so nothing was written to it. Read it again, then decide.", file=path.name)
+        raise SchemaChanged(say(said))
 
 def _write(self, data, schema, profile=None):
     "The file and, where that changes, its profile: the bytes that were there, or the schema's own."
-    publish(self.path, data)
     if profile is True: save(schema.shapes, profile_path(self.path))
     elif profile is not None: publish(profile_path(self.path), profile)
-    self.bytes, self.schema = data, schema
+    publish(self.path, data)  # last: who is killed before it has a profile that says more than the schema asks
+    self.bytes, self.profile, self.schema = data, _bytes(profile_path(self.path)), schema
     self.check()
 
 Review.check, Review.read_again, Review._unchanged, Review._write = check, read_again, _unchanged, _write
@@ -86,7 +89,7 @@ def _accept(
     bom = codecs.BOM_UTF8 if self.bytes.startswith(codecs.BOM_UTF8) else b""
     data = bom + edit_yaml(self.bytes.decode("utf-8-sig"), self.schema, new).encode("utf-8", "surrogatepass")
     moved = new.shapes is not None and new.shapes != self.schema.shapes
-    before = (self.bytes, profile_path(self.path).read_bytes() if moved and profile_path(self.path).is_file() else None, self.schema, said)
+    before = (self.bytes, self.profile if moved else None, self.schema, said)
     self._write(data, new, moved or None)
     self.steps.append(before)
     return said
