@@ -837,6 +837,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlwb.data.shapes.Shapes': ('lib/data/shapes.html#shapes', 'mlwb/data/shapes.py'),
                                   'mlwb.data.shapes.Shapes.get': ('lib/data/shapes.html#shapes.get', 'mlwb/data/shapes.py'),
                                   'mlwb.data.shapes._bins': ('lib/data/shapes.html#_bins', 'mlwb/data/shapes.py'),
+                                  'mlwb.data.shapes._fewer_known': ('lib/data/shapes.html#_fewer_known', 'mlwb/data/shapes.py'),
                                   'mlwb.data.shapes._sample': ('lib/data/shapes.html#_sample', 'mlwb/data/shapes.py'),
                                   'mlwb.data.shapes._values': ('lib/data/shapes.html#_values', 'mlwb/data/shapes.py'),
                                   'mlwb.data.shapes._without_rare': ('lib/data/shapes.html#_without_rare', 'mlwb/data/shapes.py'),

@@ -44,7 +44,9 @@ def _array(mask, a, pa):
     if hasattr(a, "flatten") and t.is_nested(a.type): return _array(mask, a.flatten(), pa)
     if re.search("string|binary", str(a.type)): return _texts(mask, a, pa)
     if t.is_integer(a.type) or t.is_floating(a.type) or t.is_decimal(a.type): return _numbers(mask, a, pa)
-    return mask.found("\0".join(map(str, a.unique().to_pylist()))) if mask.dated and t.is_temporal(a.type) else set()
+    if not mask.dated or not t.is_temporal(a.type) or t.is_duration(a.type): return set()
+    if t.is_timestamp(a.type): a = a.cast(pa.int64()).cast(pa.timestamp(a.type.unit))  # its zone need not be one
+    return _texts(mask, a.cast(pa.string()), pa)
 
 # %% ../../notebooks/lib/core/11_hidden.ipynb #table
 def _telling(mask, kind, t):
@@ -85,14 +87,15 @@ def _batch(file, i, pa):
     return table
 
 def _tables(parts):
-    "The tables that can be read, by functions that read one each; of a file that is no table none."
+    "Tables, by functions that read one each; None in the place of what can't be read."
     import pyarrow as pa
     unreadable = pa.ArrowException, OSError, UnicodeDecodeError
     try:
         for read in parts:
-            try: yield read()
-            except unreadable: continue
-    except unreadable: return
+            try: table = read()
+            except unreadable: table = None
+            yield table
+    except unreadable: yield None
 
 # %% ../../notebooks/lib/core/11_hidden.ipynb #readable
 _ENDS = (zlib.error, LZMAError, OSError,  # a stream's: gzip and zlib, xz, bzip2
@@ -108,6 +111,7 @@ def _stream(make, data, piece=4096):
     "A compressed stream, or several that follow each other, in pieces."
     data, at = memoryview(data), 0
     while at < len(data):
+        if not data[at]: at += 1; continue  # padding between streams
         d = make()
         while at < len(data) and not d.eof:
             yield d.decompress(data[at:at + piece])
@@ -119,7 +123,7 @@ def _file(open_it, piece=4096):
     with open_it() as f: yield from iter(lambda: f.read1(piece), b"")
 
 # %% ../../notebooks/lib/core/11_hidden.ipynb #inside
-_PACKED = {b"\x1f\x8b": lambda: zlib.decompressobj(31), b"BZh": bz2.BZ2Decompressor, b"\xfd7zXZ\0": LZMADecompressor}
+_PACKED = {b"\x1f\x8b": lambda: zlib.decompressobj(31), b"BZh": bz2.BZ2Decompressor, b"\xfd7zXZ\0": LZMADecompressor, b"]\0\0": LZMADecompressor}
 
 def _zip(data):
     with zipfile.ZipFile(io.BytesIO(data)) as z:
@@ -138,7 +142,7 @@ def _members(data):
     for magic, make in _PACKED.items():
         if data.startswith(magic): yield b"".join(_readable(_stream(make, data)))
     if data[:1] == b"x" and int.from_bytes(data[:2], "big") % 31 == 0: yield b"".join(_readable(_stream(zlib.decompressobj, data)))  # joblib's
-    if data.startswith(b"PK\3\4"): yield from _readable(_zip(data))
+    if data.startswith(b"PK\3\4") or zipfile.is_zipfile(io.BytesIO(data)): yield from _readable(_zip(data))
     if data[257:262] == b"ustar": yield from _readable(_tar(data))
 
 def inside(
@@ -149,8 +153,9 @@ def inside(
     "Tell which secrets a file holds, in whatever it packs them."
     parquet = data[:4] == data[-4:] == b"PAR1"
     parts = _parquet(mask, data) if parquet else _arrow(mask, data) if data.startswith(b"ARROW1") else ()
-    found = [_table(mask, t) for t in _tables(parts)] if parts else []
-    if parquet and found: return set().union(*found, mask.found(data[-8 - int.from_bytes(data[-8:-4], "little"):]))  # its values have been read, and its footer
+    found = [t if t is None else _table(mask, t) for t in _tables(parts)] if parts else []
+    whole, found = None not in found, [names for names in found if names is not None]
+    if parquet and whole: return set().union(*found, mask.found(data[-8 - int.from_bytes(data[-8:-4], "little"):]))  # its values have been read, and its footer
     if depth: found += [inside(mask, part, depth - 1) for part in _members(data)]
     return set().union(*found, mask.found(data))
 

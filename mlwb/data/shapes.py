@@ -6,6 +6,7 @@
 __all__ = ['KEPT', 'OTHER', 'MOST', 'Shape', 'Shapes', 'shape_of', 'distance']
 
 # %% ../../notebooks/lib/data/10_shapes.ipynb #shapes-imports
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -97,13 +98,32 @@ def _sample(shape):
 def _without_rare(r, c):
     from mlwb.monitor.columns import aligned
     from mlwb.monitor.distance import EXPECTED
-    both = aligned(r, c).filter(pl.col("r") > 0, pl.col("value") != OTHER)
-    n, m = (int(x.counts["count"].sum()) for x in (r, c))
-    own = both.filter((pl.col("r") + pl.col("c")) * min(n, m) / (n + m) >= EXPECTED)["value"]
-    for x in (r, c):
-        alone = pl.col("value").is_in(own.implode())
-        rest = x.counts.filter(~alone)["count"].sum()
-        x.counts = pl.concat([x.counts.filter(alone), pl.DataFrame({"value": [OTHER], "count": [int(rest)]}).filter(pl.col("count") > 0)])
+    n, m, least = r.counts["count"].sum(), c.counts["count"].sum(), r.counts.filter(pl.col("value") != OTHER)["count"].min()
+    both = aligned(r, c).filter(pl.col("value") != OTHER)
+    sure = (least + 1) * m / n
+    new = both.filter(pl.col("r") == 0, pl.col("c") > 2 * sure + 4 * math.sqrt(sure))["value"]
+    edge = (least + 1) * (n + m) / n  # rows of both sides that a value has which barely came into the list
+    own = both.filter(pl.col("r") > 0, pl.col("r") + pl.col("c") >= max(EXPECTED * (n + m) / min(n, m), edge + 4 * math.sqrt(edge)))["value"].append(new)
+    rest = both.filter(~pl.col("value").is_in(own.implode()))
+    other = int(r.counts.filter(pl.col("value") == OTHER)["count"].sum())
+    had = min(least, other // max(1, len(new)))  # each, at most
+    kept = both.filter(pl.col("value").is_in(own.implode())).with_columns(r=pl.when(pl.col("r") == 0).then(had).otherwise("r"))
+    for x, k, more in ((r, "r", other - had * len(new)), (c, "c", 0)):
+        alone = kept.select("value", count=pl.col(k).cast(pl.Int64))
+        x.counts = pl.concat([alone, pl.DataFrame({"value": [OTHER], "count": [int(rest[k].sum()) + more]})]).filter(pl.col("count") > 0)
+
+# %% ../../notebooks/lib/data/10_shapes.ipynb #known
+def _fewer_known(shape, c):
+    "(effect, p) of values that are not in the list; None where nothing is missing."
+    from mlwb.monitor.distance import js_distance
+    n, m, (last, least) = shape.rows - shape.missing, int(c.counts["count"].sum()), shape.counts[-1]
+    stays = lambda v, k: k > least + 1 or k == least + 1 and v <= last if shape.other else k > 1
+    p = sum(k for v, k in shape.counts if stays(v, k)) / n
+    q = int(c.counts.filter(pl.col("value").is_in([v for v, _ in shape.counts]))["count"].sum()) / m
+    if q >= p: return None
+    edge = sum(k in (least, least + 1) for _, k in shape.counts) * ((least + 1) / n)**2  # values that one row more or less takes off the list
+    z = (p - q) / math.sqrt(max(p * (1 - p), 1 / n) / n + max(q * (1 - q), 1 / m) / m + edge)
+    return float(js_distance(np.array([p, 1 - p]) * n, np.array([q, 1 - q]) * m)), math.erfc(z / math.sqrt(2)) / 2
 
 # %% ../../notebooks/lib/data/10_shapes.ipynb #distance-of
 def distance(
@@ -111,12 +131,15 @@ def distance(
     s: pl.Series,  # the later column, of the same kind
 ) -> tuple[float, str, float] | None:  # effect, its measure, p-value; None where there are too few values
     "How far a column has moved from a shape."
-    from mlwb.monitor.columns import Pair
+    from mlwb.monitor.columns import JS, Pair
     from mlwb.monitor.samples import prepare
     r, c = _sample(shape), prepare(s, shape.type)
     if not c.type or (c.counts is None) != (r.counts is None): return None
+    fewer = _fewer_known(shape, c) if c.counts is not None and shape.counts and c.counts.height else None
     if shape.other: _without_rare(r, c)
     r.missing = c.missing = 0
     r.rows, c.rows = (int(x.counts["count"].sum()) if x.counts is not None else len(x.values) for x in (r, c))
-    tests = [t for t in Pair(r, c).tests if t.p is not None]
-    return (float(tests[0].effect), tests[0].method, float(tests[0].p)) if tests else None
+    tests = [(float(t.effect), t.method, float(t.p)) for t in Pair(r, c).tests if t.p is not None][:1]
+    if not tests or fewer is None: return tests[0] if tests else None
+    effect, method, p = max(tests[0], (fewer[0], JS, fewer[1]), key=lambda t: (t[2] < .001, t[0]))
+    return effect, method, min(1., 2 * p)  # two were asked
