@@ -35,7 +35,7 @@ _OPTIONS = {  # key of a table → whether it is one, what it is to be
     "source": (lambda x: isinstance(x, str) and x.strip(), "a source: a path, an address"),
     "note": (lambda x: isinstance(x, dict), "lines `key: value`, as in acquisition.yaml"),
     "encoding": (lambda x: isinstance(x, str), "an encoding's name, like cp949"),
-    "delimiter": (lambda x: isinstance(x, str) and len(x) == 1, "one character in quotes, like ';'"),
+    "delimiter": (lambda x: isinstance(x, str) and len(x) == 1 and (x == "\t" or " " <= x <= "~" and x != '"'), "one character of ASCII in quotes, like ';'"),
     "decimal": (lambda x: x in (".", ","), "'.' or ','"),
     "sheet": (lambda x: isinstance(x, str), "a sheet's name, in quotes where it is a number"),
     "version": (lambda x: type(x) is int and 0 <= x < 2**63, "a whole number")}
@@ -71,13 +71,17 @@ def _join(path, d):
     where = f"{path}, join of {given['table']!r}"
     lists = {k: _pairs(f"{where}: {k}", given.get(k)) for k in ("key", "asof")}
     columns = given.get("columns") or []
-    if not isinstance(columns, list): raise InputError(f"{where}: columns is {columns!r}, but it is a list of columns.")
+    if not isinstance(columns, list) or len({*map(str, columns)}) < len(columns):
+        raise InputError(f"{where}: columns is {columns!r}, but it is a list of columns, each there once.")
+    for k in ("tolerance", "prefix", "unmatched", "known_at"):
+        if not isinstance(x := given.get(k) or "", str) or not x.isprintable() or given.get(k) is False:
+            raise InputError(f"{where}: {k} is {given[k]!r}, but it has to be a text. What YAML takes for something else stands in quotes.")
     j = Join(given["table"], **lists, columns=[str(c) for c in columns], **{k: str(given.get(k) or "") for k in ("tolerance", "prefix", "known_at")},
              unmatched=str(given.get("unmatched") or "keep"))
     if not j.key and not j.asof: raise InputError(f"{where} has no key: say `key:` which columns are equal, or `asof:` which times.")
     if len(j.asof) > 1: raise InputError(f"{where}: asof takes one pair of times, not {len(j.asof)}.")
     if j.tolerance and not j.asof: raise InputError(f"{where}: tolerance belongs to asof, and there is none.")
-    if j.tolerance and not re.fullmatch(r"\d+(s|m|h|d|w)", j.tolerance):
+    if j.tolerance and not re.fullmatch(r"[0-9]+(s|m|h|d|w)", j.tolerance):
         raise InputError(f"{where}: tolerance is {j.tolerance!r}; write 90s, 15m, 3h, 30d or 2w.")
     if j.unmatched not in ("keep", "drop", "refuse"): raise unknown(f"choice for unmatched in {where}:", j.unmatched, ["keep", "drop", "refuse"])
     return j

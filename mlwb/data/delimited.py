@@ -61,6 +61,11 @@ class Delimited:
         if len(names) > 1: lf = lf.filter(~pl.all_horizontal(pl.all().is_null()))
         return lf.rename(dict(zip(names, self.names)))
 
+    def as_text(self, columns) -> pl.LazyFrame:
+        "The table with some columns as they are written."
+        self.read_as |= {own: None for own, name in zip(self.texts().collect_schema().names(), self.names) if name in columns}
+        return self.lazy()
+
 # %% ../../notebooks/lib/data/02_delimited.ipynb #types
 _DATES = {"%Y-%m-%d": pl.Date, "%Y/%m/%d": pl.Date, "%Y.%m.%d": pl.Date, "%d.%m.%Y": pl.Date, "%Y-%m-%d %H:%M:%S%.f": pl.Datetime("us"),
           "%Y-%m-%dT%H:%M:%S%.f": pl.Datetime("us"), "%Y-%m-%d %H:%M": pl.Datetime("us"), "%Y/%m/%d %H:%M:%S%.f": pl.Datetime("us")}

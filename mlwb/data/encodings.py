@@ -81,6 +81,7 @@ def as_utf8(path: Path, encoding: str, scratch: Path, newline: str|None = "", er
     try:
         with open(path, encoding=encoding, newline=newline, errors=errors) as f, open(out, "w", encoding="utf-8", newline="") as g:
             while piece := f.read(STEP): g.write(piece)
-    except LookupError: raise InputError(f"there is no encoding {encoding!r}") from None
     except UnicodeDecodeError as e: raise InputError(f"its text is not {encoding} (byte {e.start:,} can't be)") from None
+    except UnicodeError as e: raise InputError(f"its text is not {encoding} ({e})") from None
+    except (LookupError, ValueError): raise InputError(f"there is no encoding {encoding!r}") from None
     return out

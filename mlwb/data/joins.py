@@ -227,12 +227,14 @@ def join_sources(
         own = []
         try: opened = open_source(t["source"], path.parent, own, **options)
         except InputError as e: raise InputError(f"The table {name!r} of {path}: {e}") from e
-        note = AcquisitionNote(**{k: _entry(path, k, v) for k, v in (t.get("note") or {}).items()})
-        schema = opened.lazy.collect_schema()
-        zoned[name] = {c for c, k in schema.items() if getattr(k, "time_zone", None)}
-        notes[name] = merge_notes(note.check(schema.names()), opened.note)
-        notes[name].source = notes[name].source or t["source"]
-        refs[name] = store.write(name, opened, notes[name], said=own)
+        try:
+            note = AcquisitionNote(**{k: _entry(path, k, v) for k, v in (t.get("note") or {}).items()})
+            schema = opened.lazy.collect_schema()
+            zoned[name] = {c for c, k in schema.items() if getattr(k, "time_zone", None)}
+            notes[name] = merge_notes(note.check(schema.names()), opened.note)
+            notes[name].source = notes[name].source or t["source"]
+            refs[name] = store.write(name, opened, notes[name], said=own)
+        finally: opened.cleanup()
         tell(said, *(msg("{table}: {what}", table=name, what=plain(m)) for m in own))
     out = join_stored(store, rows, refs, joins, scratch / "joined.parquet", said, zoned)
     return pl.scan_parquet(out, glob=False), joined_note(rows, notes, joins), Tables(rows, refs, joins)

@@ -6,6 +6,7 @@
 __all__ = ['GIVE', 'Opened', 'one_after_another']
 
 # %% ../../notebooks/lib/data/02_opened.ipynb #opened-imports
+import unicodedata
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +14,7 @@ from fastcore.basics import patch
 
 from ..core.errors import InputError
 from ..core.messages import msg
-from .frames import disk_says, nan_to_null, tell
+from .frames import _json_text, disk_says, nan_to_null, tell
 from .notes import AcquisitionNote
 
 # %% ../../notebooks/lib/data/02_opened.ipynb #opened
@@ -27,7 +28,10 @@ class Opened:
         where: str = "",  # begins an error
         scratch=None,     # kept as long as this is
         tables=None,      # mlwb.data.joins.Tables, where it was joined from several
-    ): self.lazy, self.again, self.note, self.where, self.scratch, self.tables = lazy, again, note or AcquisitionNote(), where, scratch, tables
+        as_text=None,     # columns → LazyFrame in which they are text as it is written
+    ):
+        self.lazy, self.again, self.note, self.where, self.scratch, self.tables = lazy, again, note or AcquisitionNote(), where, scratch, tables
+        self.as_text = as_text
 
     def run(self, how):
         "What `how` makes of the LazyFrame; InputError where the source can't be read."
@@ -37,7 +41,9 @@ class Opened:
             try:
                 if self.again is None: raise InputError(" ".join(str(e).split())[:300]) from e
                 self.lazy, self.again = self.again(e), None
-            except InputError as why: raise InputError(f"{self.where} can't be read: {why}. {GIVE}") from e
+            except InputError as why:
+                if str(why).endswith(GIVE): raise  # one of several files, which is named
+                raise InputError(f"{self.where} can't be read: {why}. {GIVE}") from e
         return self.run(how)
 
     def head(self, n: int = 5) -> pl.DataFrame:
@@ -53,6 +59,11 @@ def map(self: Opened, change) -> Opened:
     return Opened(change(self.lazy), self.again and (lambda e: change(self.again(e))), self.note, self.where, self.scratch, self.tables)
 
 @patch
+def cleanup(self: Opened):
+    "Remove what was unpacked or copied to read the rows."
+    if self.scratch: self.scratch.cleanup()
+
+@patch
 def collect(self: Opened) -> pl.DataFrame:
     "All rows."
     return self.run(lambda lf: nan_to_null(lf.collect()))
@@ -61,8 +72,7 @@ def collect(self: Opened) -> pl.DataFrame:
 def load(self: Opened) -> pl.DataFrame:
     "All rows, for the last time: what was unpacked or copied to read them is removed. InputError where there are none."
     try: df = self.collect()
-    finally:
-        if self.scratch: self.scratch.cleanup()
+    finally: self.cleanup()
     if not df.height: raise InputError(f"{self.where} can't be read: it has {df.width} columns and no rows. {GIVE}")
     return df
 
@@ -78,37 +88,82 @@ def spread(
     if k == 1: return self.collect(), 1
     return nan_to_null(self.run(lambda lf: lf.with_row_index(i).filter(pl.col(i) % k == 0).select(names).collect(engine="streaming"))), k
 
+# %% ../../notebooks/lib/data/02_opened.ipynb #types
+def _is_time(t): return t == pl.Date or isinstance(t, pl.Datetime)
+
+def _holds_all(types):
+    "The type that takes the values of all; None: only text does; pl.Float64 stands for whatever polars makes of numbers."
+    if len(types) == 1: return types[0]
+    if all(t.is_numeric() for t in types): return pl.Float64
+    if all(t in (pl.String, pl.Categorical, pl.Enum) for t in types): return pl.String
+    zones, units = {getattr(t, "time_zone", None) for t in types}, {t.time_unit for t in types if isinstance(t, pl.Datetime)}
+    if not all(map(_is_time, types)) or None in zones and len(zones) > 1: return None
+    return pl.Datetime(units.pop() if len(units) == 1 else "us", None if None in zones else zones.pop() if len(zones) == 1 else "UTC")
+
+def _text(c, t):
+    if t == pl.Duration: return pl.col(c).dt.to_string("iso")
+    if t.is_temporal(): return pl.col(c).cast(pl.String).str.replace(r"\.0+([+Z-].*)?$", "$1")
+    if t == pl.Binary: return pl.col(c).bin.encode("hex")
+    return pl.col(c).map_batches(_json_text, return_dtype=pl.String, is_elementwise=True) if t.is_nested() else pl.col(c).cast(pl.String)
+
+def _put_as(c, t, wanted):
+    "A column in the type that all of them get."
+    if wanted is None or wanted == pl.String: return _text(c, t)
+    if not isinstance(wanted, pl.Datetime): return pl.col(c)
+    if getattr(t, "time_zone", None): return pl.col(c).dt.convert_time_zone(wanted.time_zone).dt.cast_time_unit(wanted.time_unit)
+    return pl.col(c).cast(wanted)
+
 # %% ../../notebooks/lib/data/02_opened.ipynb #alike
-_KINDS = {"yes or no": lambda t: t == pl.Boolean, "number": lambda t: t.is_numeric(), "time": lambda t: t.is_temporal(), "text": lambda t: t == pl.String}
-
-def _kind(t): return next((k for k, is_it in _KINDS.items() if is_it(t)), None)
-
-def _as_text(c, t):
-    text = pl.col(c).cast(pl.String)
-    return text.str.replace(r"\.0+$", "") if t.is_temporal() else text
-
-def _schemas(parts): return [p.lazy.collect_schema() for p in parts]
-
 def _empty(part, columns):
-    "Which of its columns of text have no value."
-    texts = [c for c, t in part.lazy.collect_schema().items() if c in columns and t == pl.String]
-    n = part.run(lambda lf: lf.select(pl.col(texts).count()).collect(engine="streaming")).row(0, named=True) if texts else {}
+    "Which columns of text have no value."
+    n = part.run(lambda lf: lf.select(pl.col(sorted(columns)).count()).collect(engine="streaming")).row(0, named=True) if columns else {}
     return {c for c in n if not n[c]}
 
+def _types(parts):
+    "column → the types that it has, of each part None where it has none; widened as far as looking widens them."
+    none, looked = [set() for _ in parts], [set() for _ in parts]
+    while True:
+        schemas = [p.lazy.collect_schema() for p in parts]
+        found = {c: [s[c] if c in s and s[c] != pl.Null and c not in e else None for s, e in zip(schemas, none)] for s in schemas for c in s}
+        unlike = {c for c, types in found.items() if len({*types} - {None}) > 1}
+        todo = [{c for c in unlike - seen if s.get(c) == pl.String} for s, seen in zip(schemas, looked)]
+        if not any(todo): return found, unlike
+        for p, e, seen, columns in zip(parts, none, looked, todo):
+            e |= _empty(p, columns)
+            seen |= columns
+
 def _alike(parts, say):
-    "Their rows, with types that can follow each other; `say` is called with a column and the parts where its types differ."
-    kinds = lambda c, schemas: [_kind(s[c]) if c in s else None for s in schemas]
-    before = _schemas(parts)
-    unlike = [c for c in {c: 0 for s in before for c in s} if len({*kinds(c, before)} - {None}) > 1]
-    empty = [_empty(p, unlike) for p in parts]
-    schemas = _schemas(parts)  # looking may have widened them
-    mixed = {}
-    for c in unlike:
-        found = {k: p for k, p, none in zip(kinds(c, schemas), parts, empty) if k and c not in none}
-        if len(found) > 1: mixed[c] = list(found.values())
-    for c, which in mixed.items(): say(c, which)
-    return [p.lazy.with_columns(*(pl.lit(None).alias(c) for c in none), *(_as_text(c, s[c]) for c in mixed if c in s and c not in none))
-            for p, s, none in zip(parts, schemas, empty)]
+    "Their rows, with types that can follow each other."
+    found, unlike = _types(parts)
+    wanted = {c: _holds_all(list(dict.fromkeys(t for t in found[c] if t is not None))) for c in unlike}
+    for c in found:
+        if c in unlike: _tell(parts, c, found[c], wanted[c], say)
+    out = []
+    for i, p in enumerate(parts):
+        schema = p.lazy.collect_schema()
+        here = {c: types[i] for c, types in found.items() if c in schema}
+        written = {c for c in here if c in unlike and wanted[c] is None} if p.as_text else set()
+        lf = p.as_text(written) if written else p.lazy
+        out.append(lf.with_columns(pl.lit(None).alias(c) if t is None else _put_as(c, t, wanted[c]) for c, t in here.items()
+                                   if t is None or c in unlike and c not in written))
+    return out
+
+# %% ../../notebooks/lib/data/02_opened.ipynb #tell
+def _tell(parts, c, types, wanted, say):
+    names = lambda which: ", ".join(Path(p.where).name for p in which)
+    if wanted is None:
+        which = {t: p for t, p in zip(types, parts) if t is not None}
+        say(c, msg("The column {column} has values of different types in different files, {files} among them; it was read as text.",
+                   column=c, files=names([*which.values()][:3])))
+    elif wanted == pl.Float64 and any(t is not None and t.is_float() for t in types):
+        large = [p for p, t in zip(parts, types) if t is not None and not t.is_float() and _large(p, c, t)]
+        if large: say(c, msg("The column {column} has fractions in some files, so digits of its largest numbers were lost in others, {files} among them.",
+                             column=c, files=names(large[:3])))
+
+def _large(part, c, t):
+    "Whether a column has numbers that a float can't hold."
+    most = part.run(lambda lf: lf.select(pl.col(c).cast(pl.Float64).abs().max()).collect(engine="streaming")).item() or 0
+    return most * 10 ** (getattr(t, "scale", 0) or 0) >= 2**53
 
 # %% ../../notebooks/lib/data/02_opened.ipynb #one-after-another
 def one_after_another(
@@ -116,22 +171,23 @@ def one_after_another(
     said: list | None,  # gets messages about what differs
 ) -> Opened:
     "Several sources as one, their rows following each other."
+    form = {}  # a name is written in one way: é and e with an accent look the same
+    for p in parts:
+        other = {n: first for n in p.lazy.collect_schema().names() if (first := form.setdefault(unicodedata.normalize("NFC", n), n)) != n}
+        if other: p.lazy, p.again, p.as_text = p.lazy.rename(other), p.again and (lambda e, p=p, other=other, again=p.again: again(e).rename(other)), None
     schemas = [p.lazy.collect_schema() for p in parts]
-    every = list(dict.fromkeys(c for s in schemas for c in s.names()))
-    short = {c: [p.where for p, s in zip(parts, schemas) if c not in s] for c in every}
-    for c, files in short.items():
-        if files:
+    for c in dict.fromkeys(c for s in schemas for c in s.names()):
+        if files := [p.where for p, s in zip(parts, schemas) if c not in s]:
             tell(said, msg("The column {column} is missing in {n:,} of {files:,} files, {first} among them.",
                            column=c, n=len(files), files=len(parts), first=Path(files[0]).name))
-    told = set()
-    def say(column, which):
-        if column not in told:
-            tell(said, msg("The column {column} has values of different types in different files, {files} among them; it was read as text.",
-                           column=column, files=", ".join(Path(p.where).name for p in which)))
-        told.add(column)
+    told = {}
+    def say(column, message):
+        if column not in told: tell(said, message)
+        told[column] = message
     put = lambda: pl.concat(_alike(parts, say), how="diagonal_relaxed")
     def again(e):
-        for p in parts:
-            if p.again is not None: p.lazy, p.again = p.again(e), None
+        untried = [p for p in parts if p.again]
+        for p in parts: p.run(lambda lf: lf.select(pl.all().null_count()).collect(engine="streaming"))
+        if all(p.again for p in untried): raise InputError(" ".join(str(e).split())[:300]) from e
         return put()
     return Opened(put(), again if any(p.again for p in parts) else None, where=f"{parts[0].where} and {len(parts) - 1:,} more files")

@@ -25,7 +25,9 @@ from .packed import PACKED, scratch_folder, unpack
 def _csv(path, scratch, said, **given):
     from mlwb.data.delimited import open_delimited, widen
     d = open_delimited(path, scratch, said, **given)
-    return Opened(d.lazy(), lambda e: widen(d, e))
+    out = Opened(d.lazy(), lambda e: widen(d, e))
+    out.as_text = d.as_text
+    return out
 
 def _parquet(path, scratch, said): return Opened(pl.scan_parquet(path, glob=False).drop(pl.selectors.matches(r"^__index_level_\d+__$"), strict=False))
 
@@ -100,6 +102,12 @@ def matches(
     base: Path | None = None,  # what a relative path is relative to
 ) -> list[Path]:  # at least one, numbers in names in their order
     "The files, or the folder of a Delta table, that a path or glob names."
+    try: return _matches(source, base)
+    except (OSError, ValueError, RuntimeError) as e:  # what can be no path, and what may not be looked at
+        raise InputError(f"The source {str(source)[:200]!r} can't be looked for: {getattr(e, 'strerror', '') or e}. Give the path of a file, or a glob like "
+                         "data/2024-*.csv.") from e
+
+def _matches(source, base):
     pattern = Path(base or ".") / Path(source).expanduser()
     if pattern.exists() or not re.search(r"[*?\[]", str(source)): return [_there(pattern)]
     root = next(p for p in pattern.parents if not re.search(r"[*?\[]", str(p)))

@@ -157,9 +157,9 @@ def diff(
     a, b = version_of(store, name, -min(2, len(found)) if first is None else first), version_of(store, name, second)
     both = [c for c in a.columns if b.columns.get(c) == a.columns[c]]
     out = TableDiff(name, [a.version, b.version], [a.rows, b.rows], [c for c in b.columns if c not in a.columns], [c for c in a.columns if c not in b.columns],
-                    {c: [t, b.columns[c]] for c, t in a.columns.items() if c in b.columns and b.columns[c] != t}, key=list(key))
+                    {c: [t, b.columns[c]] for c, t in a.columns.items() if c in b.columns and b.columns[c] != t}, key=list(dict.fromkeys(key)))
     if a.version == b.version: return out
-    if key: _by_key(store, out, a, b, both)
+    if out.key: _by_key(store, out, a, b, both)
     else: _by_hash(store, out, a, b, both)
     if out.same() and a.digest != b.digest: out.reordered = [*a.columns] != [*b.columns] or not np.array_equal(_hashes(store, a, both), _hashes(store, b, both))
     if distributions and (out.added or out.gone or out.changed or out.retyped): _distributions(store, out, a, b)
@@ -181,13 +181,13 @@ def _by_key(store, out, a, b, both):
         if twice:
             raise InputError(f"{', '.join(out.key)} is no key of version {r.version} of {out.name!r}: {twice:,} of {r.rows:,} rows have a key of another row. "
                              "Name more columns, or none.")
-    x, y = (lf.rename({c: f"{side} {i}" for i, c in enumerate(rest)}) for side, lf in zip("ab", sides))
+    x, y = (lf.rename({c: f"\0{side} {i}" for i, c in enumerate(rest)}) for side, lf in zip("ab", sides))
     pairs = x.join(y, on=out.key, how="inner", nulls_equal=True)
-    other = [pl.col(f"a {i}").ne_missing(pl.col(f"b {i}")) for i in range(len(rest))]
+    other = [pl.col(f"\0a {i}").ne_missing(pl.col(f"\0b {i}")) for i in range(len(rest))]
     counts = pairs.select(pl.len().alias("n"), pl.any_horizontal(other or [pl.lit(False)]).sum().alias("changed"),
-                          *(e.sum().alias(f"c {i}") for i, e in enumerate(other))).collect().row(0, named=True)
+                          *(e.sum().alias(f"\0c {i}") for i, e in enumerate(other))).collect().row(0, named=True)
     out.changed, out.gone, out.added = counts["changed"], a.rows - counts["n"], b.rows - counts["n"]
-    cells = {c: counts[f"c {i}"] for i, c in enumerate(rest) if counts[f"c {i}"]}
+    cells = {c: counts[f"\0c {i}"] for i, c in enumerate(rest) if counts[f"\0c {i}"]}
     out.cells = dict(sorted(cells.items(), key=lambda r: -r[1]))
 
 # %% ../../notebooks/lib/data/04_versions.ipynb #distributions

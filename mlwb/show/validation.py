@@ -152,9 +152,10 @@ def _context(self):
     counts = [(version_of(c), when(c.started) if c.started else "", number(c.rows), *(number(c.counts.get(s, 0)) for s in ("error", "warning")),
                msg("passed") if c.valid else msg("did not pass")) for c in past[::-1]]
     kinds = [SEVERITIES[s] for s in SEVERITIES if r.count(s)]
-    rows, chart = [_row(self, i, a, past) for i, a in enumerate(r.anomalies[:MOST])], versions_chart(past[-40:], 720 if len(past) > 8 else 360) if len(past) > 1 else ""
+    rows, many = [_row(self, i, a, past) for i, a in enumerate(r.anomalies[:MOST])], len(past) > 8
+    chart = versions_chart(past[-40:], 720 if many else 360) if len(past) > 1 else ""
     return dict(verdict=verdict, head=head, kinds=kinds, rows=rows, left=len(r.anomalies) - MOST, chart=chart, versions=counts, trends=len(past) > 1,
-                many=len(past) > 8, review=self.data, said=self.said, file=_file(self.data))
+                many=many, review=self.data, said=self.said, file=_file(self.data))
 
 ValidationView.context = _context
 
